@@ -1,0 +1,45 @@
+# Only Python 3.9+ and make are assumed; everything else goes into a virtual environment in this folder.
+PYTHON ?= python3
+PADDLE ?= 3.3.1
+VENV ?= .venv-$(PADDLE)
+BIN = $(VENV)/bin
+READY = $(VENV)/.installed
+TESTS ?= tests
+# numpy 2 came after Paddle 2.6.2 was built
+NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
+
+.PHONY: help install quickstart test test-fast test-slow lint clean
+
+help:
+	@echo "make quickstart            pretrain SwAV on this machine in a few minutes and see what it learnt"
+	@echo "make test [PADDLE=2.6.2]   the tests, several minutes on two cores, on one Paddle version"
+	@echo "make test-fast             without those that start several processes"
+	@echo "make test-slow             the long ones: full-size networks, kills, big fuzzing, two nodes"
+	@echo "make lint                  ruff"
+	@echo "make install               only the virtual environment ($(VENV))"
+
+install: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "paddlepaddle==$(PADDLE)" "$(NUMPY)" -e ".[dev]"
+	@touch $(READY)
+
+quickstart: $(READY)
+	$(BIN)/python tools/quickstart.py
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not dist" $(TESTS)
+
+lint: $(READY)
+	$(BIN)/python -m ruff check .
+
+clean:
+	rm -rf .venv-* build *.egg-info quickstart

@@ -1,0 +1,33 @@
+"""Self-supervised clustering for image backbones on PaddlePaddle: SwAV and its family.
+
+    model = passl.get_model("output/swav_resnet18_pretrain")
+    features = passl.embed(model, "folder/of/images")
+
+The names below are imported when they are first used: `import passl` does not import Paddle.
+"""
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "assign": "passl.inference",
+    "embed": "passl.inference",
+    "get_model": "passl.inference",
+    "inference_model": "passl.inference",
+    "list_models": "passl.inference",
+    "train": "passl.engine.train",
+}
+
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})
