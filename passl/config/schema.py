@@ -1,0 +1,218 @@
+"""Every configuration key that is not a component's own: name, type, default, help.
+
+To add a key, add a line. Keys of methods, backbones, datasets, transforms, samplers, optimizers, schedules, losses and
+metrics are the parameters of their constructors and need no line here. `python -m passl.config` prints these tables.
+"""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from .fields import ABSENT, REQUIRED, Component, ComponentList, GroupList, Key, Legacy, Section
+
+
+def _flags(flags: Dict[str, Any]) -> Dict[str, Any]:
+    wrong = [name for name in flags if not name.startswith("FLAGS_")]
+    if wrong:
+        raise ValueError(f"Paddle flags start with FLAGS_, '{wrong[0]}' does not")
+    return flags
+
+
+def _batch_norm_mode(mode: Any) -> Any:
+    if mode is None:
+        return "none"
+    if mode in ("none", "global"):
+        return mode
+    if isinstance(mode, dict) and list(mode) == ["group"] and type(mode["group"]) is int and mode["group"] > 0:
+        return mode
+    raise ValueError("expected none, global or {group: <number of processes>}")
+
+
+TRAIN_LOOPS = ("ContrastiveLearningTrainingEpochLoop", "ClassificationTrainingEpochLoop", None)
+
+GLOBAL = Section(
+    # what runs
+    Key("train_loop", Optional[str], None, "PASSL's name of the loop; one loop serves every Model.name, so it may be"
+        " left out.", choices=TRAIN_LOOPS),
+    Key("validate_loop", Optional[str], None, "PASSL's name of the evaluation loop; None for pretraining.",
+        choices=("ClassificationEvaluationLoop", None)),
+    Key("epochs", int, REQUIRED, "Length of training; schedules span it. SwAV: 100 to 800 on ImageNet, more on less"
+        " data: count steps, not epochs.", minimum=1),
+    Key("max_train_step", Optional[int], None, "Stop after this many optimizer steps, schedules unchanged; for trials.",
+        minimum=1),
+    Key("accum_steps", int, 1, "Micro-batches per optimizer step; raise it when the batch does not fit memory.",
+        minimum=1),
+    Key("lr_base_batch", Optional[int], None, "The global batch the learning rates were tuned for; they are then scaled"
+        " linearly to this run's. None uses them as they stand.", minimum=1),
+    Key("seed", int, 31, "Decides initial weights, shuffling and augmentation; 0 is a seed like any other.",
+        minimum=0),
+    # where it starts and what it writes
+    Key("checkpoint", Optional[str], None, "Resume exactly from this checkpoint, for instance"
+        " output/<Model.name>/latest. auto: from the run's own latest if there is one, for jobs that are restarted."),
+    Key("pretrained_model", Optional[str], None, "Start from these weights, with or without suffix; optimizer and"
+        " epoch start afresh."),
+    Key("output_dir", str, "./output/", "Everything a run writes goes to <output_dir>/<Model.name>."),
+    Key("save_interval", int, 1, "Epochs between checkpoints.", minimum=1),
+    Key("save_step_interval", int, 0, "Also save `latest` every this many steps; 0 is off. For epochs of an hour and"
+        " machines that get taken away.", minimum=0),
+    Key("max_num_latest_checkpoint", int, 0, "epoch_N checkpoints kept: 0 none (latest and best remain), n the newest"
+        " n, negative all."),
+    # watching
+    Key("eval_during_train", bool, False, "Evaluate while training; probe and fine-tuning keep the best epoch by it."),
+    Key("eval_interval", int, 1, "Evaluate every this many eval_unit.", minimum=1),
+    Key("eval_unit", str, "epoch", "What eval_interval counts.", choices=("epoch", "step")),
+    Key("print_batch_step", int, 10, "Steps between log lines.", minimum=1),
+    Key("use_visualdl", bool, False, "Write curves, the first crops and prototype usage for `visualdl --logdir`."),
+    Key("progress", str, "auto", "auto: a bar on a terminal, plain lines elsewhere.", choices=("auto", "bar", "lines")),
+    Key("knn_interval", int, 0, "Epochs between k-NN evaluations during pretraining; 0 is off. The cheapest honest"
+        " sign of learning: the loss alone does not show a collapse.", minimum=0),
+    Key("online_probe", bool, False, "Train a detached linear classifier beside pretraining; needs labels."),
+    # machine
+    Key("device", str, "auto", "auto takes a GPU when Paddle sees one.", choices=("auto", "cpu", "gpu", "xpu", "npu")),
+    Key("num_threads", Optional[int], None, "CPU threads per process; None is the machine's cores divided by the"
+        " processes on it. Paddle alone starts with one, which halves the speed.", minimum=1),
+    Key("flags", Dict[str, Any], {}, "Paddle flags, {FLAGS_name: value}.", convert=_flags),
+    Key("collective_timeout", float, 1800.0, "Seconds a process waits for the others before it stops the"
+        " job; above the longest checkpoint or evaluation of one rank.", minimum=1),
+    Key("lost_rank_timeout", float, 60.0, "Seconds of silence after which a process counts as lost and the others stop"
+        " (cut link, halted machine); a killed one is noticed at once.", minimum=1),
+    Key("max_nonfinite_steps", int, 0, "Steps with a NaN or infinite loss to skip before giving up; 0 stops at the"
+        " first, which is right unless fp16 is young.", minimum=0),
+    Legacy("task_type", "Model.name decides the task"),
+    Legacy("use_dali", "images are decoded by the workers of DataLoader.*.loader"),
+    Legacy("finetune", "Model.name decides what is trained, and pretrained_model what it starts from"),
+)
+
+RECOMPUTE = Section(
+    Key("layerlist_interval", int, 1, "Recompute every n-th of the named stages; 1 saves most memory and costs about"
+        " a third more time.", minimum=1),
+    Key("names", List[str], [], "Stages to recompute, for instance [layer3, layer4]; empty is all of them."),
+)
+
+DISTRIBUTED_STRATEGY = Section(
+    Key("data_parallel", bool, True, "Several processes each take a share of the batch; must be True with more than"
+        " one."),
+    Key("sync_batch_norm", Any, "global", "none, global or {group: 8}. SwAV's authors report the same accuracy for"
+        " groups of 8 as for global, in half the time.", convert=_batch_norm_mode),
+    Key("recompute", RECOMPUTE, ABSENT, "Trade time for memory in the trunk."),
+    Legacy("data_sharding", "parameters are never sharded, these models fit one card"),
+)
+
+GRAD_SCALER = Section(
+    Key("init_loss_scaling", float, 65536.0, "First loss scale; too high costs a few skipped steps, nothing more.",
+        minimum=1),
+    Key("incr_ratio", float, 2.0, "Growth of the scale after incr_every_n_steps good steps.", minimum=1),
+    Key("decr_ratio", float, 0.5, "Shrinkage after decr_every_n_nan_or_inf bad steps.", minimum=0),
+    Key("incr_every_n_steps", int, 1000, "Good steps before the scale grows.", minimum=1),
+    Key("decr_every_n_nan_or_inf", int, 2, "Bad steps before the scale shrinks.", minimum=1),
+    Key("use_dynamic_loss_scaling", bool, True, "False keeps init_loss_scaling throughout."),
+    Legacy("max_loss_scaling", "Paddle's scaler has no ceiling; an overflowing step shrinks the scale again"),
+    Legacy("no_unscale_list", "all gradients are unscaled before LARC reads their norms"),
+)
+
+FP16 = Section(
+    Key("level", str, "O0", "O0 is fp32, O1 casts op by op, O2 keeps the weights in half precision. A section that is"
+        " there but has no level means O2, as in PASSL.", choices=("O0", "O1", "O2")),
+    Key("dtype", str, "float16", "bfloat16 needs no loss scaling; Ampere or newer.", choices=("float16", "bfloat16")),
+    Key("GradScaler", GRAD_SCALER, {}, "Loss scaling; float16 only."),
+    Key("fp16_custom_white_list", List[str], [], "Operators to run in half precision besides Paddle's list."),
+    Key("fp16_custom_black_list", List[str], [], "Operators to keep in fp32 besides Paddle's list."),
+)
+
+EMA = Section(
+    Key("decay", float, 0.9999, "Share of the old average kept at each step.", minimum=0),
+    Key("thres_steps", bool, True, "Start with a smaller decay that rises with the steps."),
+    Key("ema_eval", bool, False, "Evaluate the average as well."),
+    Key("eval_start_epoch", int, 0, "First epoch at which the average is evaluated.", minimum=0),
+)
+
+CLASS_COUNT = {"num_classes": "class_num"}
+
+MODEL = Component(
+    "METHODS",
+    Key("backbone", Component("BACKBONES", selector="type", aliases=CLASS_COUNT), ABSENT,
+        "type and options of the network."),
+    Legacy("apex", "synchronised batch norm is set by DistributedStrategy.sync_batch_norm"),
+    aliases=CLASS_COUNT,
+)
+
+SCHEDULE = Component(
+    "SCHEDULES",
+    Key("decay_unit", str, ABSENT, "Whether the rate changes every step or every epoch; from Optimizer.lr_decay_unit.",
+        choices=("step", "epoch")),
+)
+
+GRAD_CLIP = Section(
+    Key("name", str, "ClipGradByGlobalNorm", "One norm over all parameters.", choices=("ClipGradByGlobalNorm",)),
+    Key("clip_norm", float, REQUIRED, "Largest norm of all gradients together; LARC recipes need none.", minimum=0),
+)
+
+PARAM_GROUPS = GroupList(
+    Key("name", str, REQUIRED, "Regular expression, matched from the start of the parameter's name in the checkpoint."),
+)
+
+OPTIMIZER = Component(
+    "OPTIMIZERS",
+    Key("lr", SCHEDULE, REQUIRED, "Learning rate: a number or {name: TimmCosine, learning_rate: ...}. Published rates"
+        " belong to a global batch; halve one with the other."),
+    Key("grad_clip", GRAD_CLIP, ABSENT, "Gradient clipping."),
+    Key("param_groups", PARAM_GROUPS, ABSENT, "Parameters with settings of their own; the first match wins."),
+    Legacy("tensor_fusion", "gradients are reduced in buckets already"),
+)
+
+TRANSFORM = ComponentList("TRANSFORMS", inner="transforms")
+
+DATASET = Component(
+    "DATASETS",
+    Key("transform", TRANSFORM, ABSENT, "Operations on one image, in order."),
+    Key("batch_transform", TRANSFORM, ABSENT, "Operations on a whole batch."),
+    aliases={"transform_ops": "transform", "batch_transform_ops": "batch_transform", **CLASS_COUNT},
+)
+
+SAMPLER = Component(
+    "SAMPLERS",
+    Key("batch_size", int, REQUIRED, "Images per process (PASSL: per card), not over all of them.", minimum=1),
+    Key("drop_last", bool, False, "Leave out the last short batch; pretraining wants True."),
+    Key("shuffle", bool, False, "A new order every epoch, from seed and epoch alone."),
+    default="DistributedBatchSampler",
+)
+
+LOADER = Section(
+    Key("num_workers", int, 4, "Processes that decode and augment; 0 does it in the training process. One per core"
+        " until the data-wait share in the log is gone.", minimum=0),
+    Key("use_shared_memory", bool, True, "Hand batches over in /dev/shm; False where a container has little of it."),
+    Key("prefetch_batches", int, 2, "Batches each worker prepares ahead.", minimum=1),
+    Legacy("collate_fn", "each dataset knows how its samples are batched"),
+)
+
+PHASE = Section(
+    Key("dataset", DATASET, REQUIRED, "Where the images are and what is done to them."),
+    Key("sampler", SAMPLER, REQUIRED, "Batch size and order."),
+    Key("loader", LOADER, {}, "Worker processes."),
+)
+
+WEIGHT = Key("weight", float, 1.0, "Factor of this loss in the sum.")
+LOSS = ComponentList("LOSSES", WEIGHT)
+METRIC = ComponentList("METRICS")
+
+EXPORT = Section(
+    Key("export_type", str, "paddle", "onnx needs paddle2onnx.", choices=("paddle", "onnx")),
+    Key("input_shape", List[Optional[int]], [None, 3, 224, 224], "Batch, channels, height, width; None is any size."),
+)
+
+SCHEMA = Section(
+    Key("Global", GLOBAL, REQUIRED, "The run as a whole."),
+    Key("DistributedStrategy", DISTRIBUTED_STRATEGY, {}, "Several processes."),
+    Key("FP16", FP16, {}, "Mixed precision; absent is fp32."),
+    Key("EMA", EMA, ABSENT, "Moving average of the weights."),
+    Key("Model", MODEL, REQUIRED, "Method, network and their options."),
+    Key("Loss", Section(Key("Train", LOSS, ABSENT, "Summed losses."), Key("Eval", LOSS, ABSENT, "Reported losses.")),
+        ABSENT, "Losses of probe and fine-tuning; clustering methods bring their own."),
+    Key("Optimizer", OPTIMIZER, ABSENT, "Needed to train, not to evaluate or export."),
+    Key("DataLoader", Section(Key("Train", PHASE, ABSENT, "Training images."),
+                              Key("Eval", PHASE, ABSENT, "Evaluation images."),
+                              Key("Bank", PHASE, ABSENT, "Labelled images that vote in k-NN; by default the training"
+                                  " images under the Eval transform.")), ABSENT, "Images."),
+    Key("Metric", Section(Key("Train", METRIC, ABSENT, "Logged while training."),
+                          Key("Eval", METRIC, ABSENT, "The first decides which epoch is best.")), ABSENT, "Metrics."),
+    Key("Export", EXPORT, ABSENT, "What passl-export writes."),
+)
