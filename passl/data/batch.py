@@ -1,0 +1,63 @@
+"""How samples are laid out in the arrays of a batch."""
+from __future__ import annotations
+
+from typing import Dict, List, Tuple
+
+import numpy as np
+
+from passl.data.samples import DataError
+
+_ALIGNMENT = 64
+
+
+class BatchLayout:
+    """Shapes of a batch, taken from one sample; allocates batches and stores samples at their row.
+
+    A sample is (crops, index) or (image, label, index); a batch is a dict of contiguous arrays:
+    {"crops": [uint8 [B, S, S, 3], ...], "index": int64 [B]} or
+    {"image": uint8 [B, H, W, 3], "label": int64 [B], "index": int64 [B]}.
+    """
+
+    def __init__(self, sample):
+        self.is_multi_crop = isinstance(sample[0], (list, tuple))
+        images = sample[0] if self.is_multi_crop else [sample[0]]
+        self.image_shapes: List[Tuple[int, ...]] = [image.shape for image in images]
+
+    def size(self, batch_size: int) -> int:
+        """Bytes of a buffer for `batch_size` samples."""
+        return sum(length for _, _, length in self._parts(batch_size))
+
+    def _parts(self, batch_size: int):
+        for shape in self.image_shapes + [(8,), (8,)]:
+            length = batch_size * int(np.prod(shape))
+            yield shape, batch_size, -(-length // _ALIGNMENT) * _ALIGNMENT
+
+    def arrays(self, buffer, batch_size: int) -> List[np.ndarray]:
+        """Arrays of a whole batch over `buffer` (anything with the buffer protocol): images, then label, then index."""
+        flat, start, arrays = np.frombuffer(buffer, np.uint8), 0, []
+        for shape, rows, length in self._parts(batch_size):
+            part = flat[start:start + rows * int(np.prod(shape))]
+            arrays.append(part.reshape((rows,) + tuple(shape)))
+            start += length
+        arrays[-2:] = [array.view(np.int64).reshape(-1) for array in arrays[-2:]]
+        return arrays
+
+    def store(self, arrays: List[np.ndarray], row: int, sample, name: str) -> None:
+        """Copy `sample` into `row`; `name` (the file) appears in the error when its shape is not the batch's."""
+        images = sample[0] if self.is_multi_crop else [sample[0]]
+        for array, image in zip(arrays, images):
+            if image.shape != array.shape[1:]:
+                raise DataError(f"{name}: image is {image.shape[1]} x {image.shape[0]} after the transforms while "
+                                f"others are {array.shape[2]} x {array.shape[1]}; end the transform list with a crop "
+                                "of fixed size (CenterCrop, RandomResizedCrop)")
+            array[row] = image
+        if not self.is_multi_crop:
+            arrays[-2][row] = sample[1]
+        arrays[-1][row] = sample[-1]
+
+    def as_batch(self, arrays: List[np.ndarray], rows: int, copy: bool) -> Dict:
+        """The first `rows` rows as a batch dict."""
+        kept = [array[:rows].copy() if copy else array[:rows] for array in arrays]
+        if self.is_multi_crop:
+            return {"crops": kept[:-2], "index": kept[-1]}
+        return {"image": kept[0], "label": kept[-2], "index": kept[-1]}

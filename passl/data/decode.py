@@ -1,0 +1,84 @@
+"""Image files of any common kind to RGB uint8 arrays."""
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image, ImageFile
+
+from passl.data.samples import DataError
+
+# Half an image is not an image: a truncated file must raise, whatever another library has set this to.
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+
+def read_image(path: str) -> np.ndarray:
+    """Read an image file as uint8 [H, W, 3] RGB, contiguous.
+
+    The pixel content is that of PIL's `Image.open(path).convert("RGB")`, except that 16-bit files
+    are scaled to 8 bits (PIL clips them to white). EXIF orientation is not applied, as in the original's loader: the
+    stored pixels are what published results were obtained with.
+
+    Raises DataError that names the file when it is missing, empty, truncated or not an image.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise DataError(f"{path}: the file is empty")
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, name: str = "image") -> np.ndarray:
+    """Decode the bytes of an image file as `read_image` does; `name` is used in error messages."""
+    # OpenCV fills a truncated JPEG with grey and says nothing; PIL, which gets what has no end marker, refuses it.
+    if data.startswith(_JPEG_START) and data.rfind(_JPEG_END, len(data) // 2) > 0 and _is_plain_jpeg(data):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
+        if image is not None:
+            return image if _RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image)
+    return _decode_with_pil(data, name)
+
+
+# OpenCV 4.11 and later deliver RGB straight from the JPEG library.
+_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")
+_FLAGS = (cv2.IMREAD_COLOR_RGB if _RGB else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether the frame header says 8 bits and one or three components (four are CMYK, which PIL converts)."""
+    position, end = 2, len(data) - 10
+    while position < end and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker in _FRAME_MARKERS:
+            return data[position + 4] == 8 and data[position + 9] in (1, 3)
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        position += 2 + int.from_bytes(data[position + 2:position + 4], "big")
+    return False
+
+
+def _decode_with_pil(data: bytes, name: str) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            if image.mode.startswith("I") or image.mode == "F":
+                return _sixteen_bit(np.asarray(image), image.mode)
+            return np.array(image.convert("RGB"))
+    except Image.UnidentifiedImageError:
+        raise DataError(f"{name}: not an image (its {len(data)} bytes start with {data[:8]!r})") from None
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, EOFError, ... for damaged files
+        raise DataError(f"{name}: damaged image ({error})") from None
+
+
+def _sixteen_bit(values: np.ndarray, mode: str) -> np.ndarray:
+    """Grey images of more than 8 bits: 0..65535 (or 0..1 for floating point) to 0..255, rounded."""
+    scale = 255.0 if mode == "F" else 255.0 / 65535.0
+    grey = np.clip(np.rint(values.astype(np.float64) * scale), 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)

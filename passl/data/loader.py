@@ -1,0 +1,123 @@
+"""From the `DataLoader.Train` or `DataLoader.Eval` section of a config to an iterator of host batches."""
+from __future__ import annotations
+
+import warnings
+from typing import Dict, Iterator, Mapping, Optional
+
+from passl.data.batch import BatchLayout
+from passl.data.samples import DataError
+from passl.registry import DATASETS, SAMPLERS, nearest
+
+_LOADER_KEYS = ("num_workers", "prefetch_batches", "use_shared_memory", "collate_fn")
+
+
+def build_loader(section: Mapping, *, seed: int, rank: int = 0, world_size: int = 1,
+                 batch_size_divisor: int = 1) -> "Loader":
+    """Build dataset, sampler and loader from a config section with the keys dataset, sampler and loader.
+
+    `batch_size_divisor` (gradient accumulation steps) must divide the batch size. `loader` may hold num_workers
+    (default 0: load in this process) and prefetch_batches (default 2). Raises DataError with the remedy for anything
+    that would fail later: missing data, an epoch of zero iterations, an indivisible batch.
+    """
+    options = dict(section.get("loader") or {})
+    for key in options:
+        if key not in _LOADER_KEYS:
+            raise DataError(f"unknown key loader.{key}{nearest(key, _LOADER_KEYS)}; known: {', '.join(_LOADER_KEYS)}")
+    if options.get("collate_fn"):
+        raise DataError(f"loader.collate_fn {options['collate_fn']} is not supported; batches are stacked as they are")
+    dataset = DATASETS.build(section["dataset"], seed=seed)
+    sampler_section = dict(section.get("sampler") or {"name": "DistributedBatchSampler", "batch_size": 1})
+    sampler = SAMPLERS.build(sampler_section, size=len(dataset), seed=seed, rank=rank, world_size=world_size)
+    if sampler.batch_size % batch_size_divisor:
+        raise DataError(f"sampler.batch_size {sampler.batch_size} is not divisible by {batch_size_divisor} "
+                        "accumulation steps (Global.accum_steps)")
+    return Loader(dataset, sampler, num_workers=options.get("num_workers", 0),
+                  prefetch_batches=options.get("prefetch_batches", 2))
+
+
+class Loader:
+    """Batches of one dataset: `for batch in loader.epoch(3): ...`.
+
+    A batch is a dict of contiguous NumPy arrays owned by the caller:
+    {"crops": [uint8 [B, S, S, 3], ...], "index": int64 [B]} or
+    {"image": uint8 [B, H, W, 3], "label": int64 [B], "index": int64 [B], "valid": bool [B]}.
+    `valid` is false for rows that only pad the last batch of a rank or replace an unreadable file: metrics leave them
+    out, and all ranks still run the same number of equal batches.
+
+    num_workers: processes that decode and augment; about one per CPU core of this rank. 0 loads in this process.
+    prefetch_batches: batches prepared ahead; more smooths uneven files at the cost of memory.
+    """
+
+    def __init__(self, dataset, sampler, num_workers: int = 0, prefetch_batches: int = 2):
+        if num_workers < 0 or prefetch_batches < 1:
+            raise DataError(f"loader: num_workers {num_workers} must be at least 0 and prefetch_batches "
+                            f"{prefetch_batches} at least 1")
+        self.dataset, self.sampler = dataset, sampler
+        self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
+        self.skipped: Dict[str, str] = {}
+        self._layout: Optional[BatchLayout] = None
+        self._pool = None
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    @property
+    def batch_size(self) -> int:
+        return self.sampler.batch_size
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.sampler.global_batch_size
+
+    @property
+    def normalizer(self):
+        """`Normalizer` with the dataset's mean and std, for use on the device."""
+        from passl.data.device import Normalizer
+
+        return Normalizer(*self.dataset.normalization)
+
+    def epoch(self, epoch: int, start_iteration: int = 0, consumed: Optional[int] = None) -> Iterator[Dict]:
+        """Batches of one epoch from `start_iteration` on, the same whatever came before in this process.
+
+        `consumed` (samples used by all ranks so far) replaces `start_iteration` when the world size has changed.
+        """
+        batches = list(self.sampler.epoch(epoch, start_iteration, consumed))
+        if not batches:
+            return
+        if self._layout is None:
+            self._layout = BatchLayout(self.dataset[batches[0][0][0]])
+        filled = self._with_workers(batches) if self.num_workers else self._in_process(batches)
+        for (entries, padding), batch in zip(batches, filled):
+            self._note_skipped()
+            if not self._layout.is_multi_crop:
+                batch["valid"] = ~padding & (batch["index"] == [index for _, index in entries])
+            yield batch
+
+    def _in_process(self, batches) -> Iterator[Dict]:
+        for entries, _ in batches:
+            arrays = self._layout.arrays(bytearray(self._layout.size(len(entries))), len(entries))
+            for row, entry in enumerate(entries):
+                self._layout.store(arrays, row, self.dataset[entry], self.dataset.samples.path(entry[1]))
+            yield self._layout.as_batch(arrays, len(entries), copy=False)
+
+    def _with_workers(self, batches) -> Iterator[Dict]:
+        from passl.data.workers import WorkerPool
+
+        if self._pool is None:
+            self._pool = WorkerPool(self.dataset, self._layout, self.batch_size, self.num_workers,
+                                    self.prefetch_batches)
+        for (entries, _), arrays in zip(batches, self._pool.run(entries for entries, _ in batches)):
+            yield self._layout.as_batch(arrays, len(entries), copy=True)
+
+    def _note_skipped(self) -> None:
+        for path, reason in self.dataset.skipped.items():
+            if path not in self.skipped:
+                self.skipped[path] = reason
+                warnings.warn(f"skipped {reason} (bad file {len(self.skipped)} so far)", stacklevel=3)
+        self.dataset.skipped.clear()
+
+    def close(self) -> None:
+        """End the worker processes; they also end with this process."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None

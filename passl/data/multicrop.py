@@ -1,0 +1,97 @@
+"""The multi-crop transform of SwAV: several random views of one image, at several resolutions (paper section 3.3)."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import List, NamedTuple, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from passl.data.colour import AffineColour, gaussian_blur, jitter
+from passl.data.geometry import BOX_DRAWS, random_box, resize_box_before_blur
+from passl.data.streams import uniforms
+
+# Columns of a crop's uniform draws, after those of its box.
+_FLIP, _JITTER, _FACTORS, _ORDER, _GREY, _BLUR, _SIGMA = (BOX_DRAWS + offset for offset in (0, 1, 2, 6, 10, 11, 12))
+_COLUMNS = _SIGMA + 1
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """Probabilities and strengths of what happens to a crop after it is cut out; the defaults are SwAV's.
+
+    brightness, contrast and saturation b give factors uniform in [max(0, 1 - b), 1 + b]; hue h gives a shift uniform
+    in [-h, h] of the circle. `blur_sigma` is in pixels of the output crop.
+    """
+
+    flip_probability: float = 0.5
+    jitter_probability: float = 0.8
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    grayscale_probability: float = 0.2
+    blur_probability: float = 0.5
+    blur_sigma: Tuple[float, float] = (0.1, 2.0)
+
+
+class MultiCrop:
+    """Callable (image, key) -> list of uint8 [S, S, 3] crops, first all crops of group 0, then of group 1, ...
+
+    sizes, counts, scales: one entry per group: output side in pixels, number of crops, (lowest, highest) share of the
+    image's area. aspect_ratio: smallest and largest width / height. All draws of an image come from the stream `key`.
+    """
+
+    def __init__(self, sizes: Sequence[int], counts: Sequence[int], scales: Sequence[Tuple[float, float]],
+                 aspect_ratio: Tuple[float, float] = (3 / 4, 4 / 3), photometric: Photometric = Photometric()):
+        self.photometric = p = photometric
+        self.crop_sizes = [size for size, count in zip(sizes, counts) for _ in range(count)]
+        self._crop_scales = [scale for scale, count in zip(scales, counts) for _ in range(count)]
+        self._log_ratio = math.log(aspect_ratio[0]), math.log(aspect_ratio[1])
+        ranges = [(max(0.0, 1 - strength), 1 + strength) for strength in (p.brightness, p.contrast, p.saturation)]
+        self._factor_ranges = ranges + [(-p.hue, p.hue)]
+
+    def __call__(self, image: np.ndarray, key: int) -> List[np.ndarray]:
+        return [self.apply(image, plan) for plan in self.plans(*image.shape[:2], key)]
+
+    def plans(self, height: int, width: int, key: int) -> List["CropPlan"]:
+        """All random decisions about the crops of an image of this size."""
+        draws = uniforms(key, (len(self.crop_sizes), _COLUMNS)).tolist()
+        return [self._plan(height, width, size, scale, own)
+                for size, scale, own in zip(self.crop_sizes, self._crop_scales, draws)]
+
+    def _plan(self, height: int, width: int, size: int, scale, draws: List[float]) -> "CropPlan":
+        p = self.photometric
+        order = sorted(range(4), key=draws[_ORDER:_GREY].__getitem__) if draws[_JITTER] < p.jitter_probability else ()
+        low, high = p.blur_sigma
+        return CropPlan(
+            size, random_box(draws, height, width, scale, self._log_ratio), draws[_FLIP] < p.flip_probability, order,
+            [low + (high - low) * draw for (low, high), draw in zip(self._factor_ranges, draws[_FACTORS:_ORDER])],
+            draws[_GREY] < p.grayscale_probability,
+            low + (high - low) * draws[_SIGMA] if draws[_BLUR] < p.blur_probability else 0.0)
+
+    @staticmethod
+    def apply(image: np.ndarray, plan: "CropPlan") -> np.ndarray:
+        """The crop of `image` that `plan` describes, uint8 [S, S, 3]."""
+        crop, sigma = resize_box_before_blur(image, plan.box, plan.size, plan.blur_sigma)
+        if plan.flip:
+            crop = cv2.flip(crop, 1)
+        colour = AffineColour(crop)
+        jitter(colour, plan.factors, plan.jitter_order)
+        if plan.grayscale:
+            colour.grayscale()
+        crop = gaussian_blur(colour.finish(), sigma)
+        return cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB) if crop.ndim == 2 else crop
+
+
+class CropPlan(NamedTuple):
+    """What happens to one crop: empty `jitter_order` means no colour jitter, `blur_sigma` 0 no blur."""
+
+    size: int
+    box: Sequence[int]
+    flip: bool
+    jitter_order: Sequence[int]
+    factors: Sequence[float]
+    grayscale: bool
+    blur_sigma: float

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passl.data.decode import decode_image, read_image
+from passl.data.samples import DataError
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def with_exif_rotation(array: np.ndarray) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to view
+    return encoded(Image.fromarray(array), "JPEG", exif=exif)
+
+
+KINDS = {
+    "jpeg": lambda a: encoded(Image.fromarray(a), "JPEG"),
+    "jpeg progressive": lambda a: encoded(Image.fromarray(a), "JPEG", progressive=True),
+    "jpeg 4:4:4": lambda a: encoded(Image.fromarray(a), "JPEG", subsampling=0),
+    "jpeg grayscale": lambda a: encoded(Image.fromarray(a).convert("L"), "JPEG"),
+    "jpeg cmyk": lambda a: encoded(Image.fromarray(a).convert("CMYK"), "JPEG"),
+    "jpeg with exif rotation": with_exif_rotation,
+    "png": lambda a: encoded(Image.fromarray(a), "PNG"),
+    "png grayscale": lambda a: encoded(Image.fromarray(a).convert("L"), "PNG"),
+    "png palette": lambda a: encoded(Image.fromarray(a).convert("P"), "PNG"),
+    "png with alpha": lambda a: encoded(Image.fromarray(np.dstack([a, a[..., 0]])), "PNG"),
+    "png one bit": lambda a: encoded(Image.fromarray(a).convert("1"), "PNG"),
+    "gif": lambda a: encoded(Image.fromarray(a), "GIF"),
+    "bmp": lambda a: encoded(Image.fromarray(a), "BMP"),
+    "tiff": lambda a: encoded(Image.fromarray(a), "TIFF"),
+    "webp": lambda a: encoded(Image.fromarray(a), "WEBP"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_equal_pil(kind, picture):
+    data = KINDS[kind](picture[:101, :67])
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    result = decode_image(data)
+    assert result.dtype == np.uint8 and result.flags.c_contiguous and result.flags.writeable
+    # JPEG libraries of different vintage round differently by one or two levels; everything else is exact.
+    assert np.abs(result.astype(int) - expected).max() <= (2 if kind.startswith("jpeg") else 0)
+
+
+def test_exif_orientation_is_not_applied(picture):
+    assert decode_image(with_exif_rotation(picture[:40, :60])).shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_not_clipped(kind):
+    values = np.linspace(0, 65535, 60, dtype=np.uint16).reshape(6, 10)
+    result = decode_image(encoded(Image.fromarray(values), kind))
+    np.testing.assert_array_equal(result[..., 0], np.rint(values / 257.0))
+    assert (result == result[..., :1]).all()
+
+
+def test_truncated_jpeg_is_refused_at_any_cut(picture):
+    data = encoded(Image.fromarray(picture), "JPEG")
+    for length in (3, 20, 200, len(data) // 2, len(data) - 50):
+        with pytest.raises(DataError, match="cut.jpg"):
+            decode_image(data[:length], "cut.jpg")
+
+
+@pytest.mark.parametrize("data, said", [(b"\x89PNG\r\n\x1a\n" + b"\0" * 20, "damaged|not an image"),
+                                        (b"this is text", "not an image .* b'this is '")])
+def test_other_garbage_is_refused(data, said):
+    with pytest.raises(DataError, match=f"bad.png: ({said})"):
+        decode_image(data, "bad.png")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(DataError, match="empty.jpg: the file is empty"):
+        read_image(str(tmp_path / "empty.jpg"))
+    with pytest.raises(DataError, match="gone.jpg: cannot be read .No such file"):
+        read_image(str(tmp_path / "gone.jpg"))
+
+
+def test_truncated_png_is_refused(picture):
+    data = encoded(Image.fromarray(picture), "PNG")
+    with pytest.raises(DataError, match="damaged image"):
+        decode_image(data[:len(data) // 2])

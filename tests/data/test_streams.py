@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passl.data.streams import Stream, permutation, stream_key, uniforms
+
+
+def test_first_draw_is_pinned():
+    # SplitMix64 of seed 0 starts with 0xE220A8397B1DCDAF (published test vector).
+    assert uniforms(0, (1,))[0] == (0xE220A8397B1DCDAF >> 11) * 2.0 ** -53
+
+
+def test_scalar_and_vector_streams_agree():
+    stream, key = Stream(7, 3, 11), stream_key(7, 3, 11)
+    np.testing.assert_array_equal([stream.random() for _ in range(50)], uniforms(key, (50,)))
+
+
+def test_every_part_and_its_position_change_the_stream():
+    keys = {stream_key(seed, epoch, index) for seed in range(8) for epoch in range(8) for index in range(8)}
+    assert len(keys) == 512
+    assert stream_key(1, 2) != stream_key(2, 1) and stream_key(0) != stream_key(0, 0)
+
+
+def test_draws_are_uniform_and_uncorrelated_between_neighbouring_samples():
+    draws = np.stack([uniforms(stream_key(0, 0, index), (64,)) for index in range(500)])
+    counts = np.histogram(draws, bins=20, range=(0, 1))[0]
+    assert ((counts - 1600) ** 2 / 1600).sum() < 44  # chi-squared, 19 degrees of freedom, p = 0.001
+    correlation = np.corrcoef(draws[:-1].ravel(), draws[1:].ravel())[0, 1]
+    assert abs(correlation) < 0.02
+
+
+def test_permutation_holds_every_item_and_depends_on_epoch():
+    first, second = permutation(1000, 0, 0), permutation(1000, 0, 1)
+    assert sorted(first) == list(range(1000)) and (first != second).any()
+    assert abs(np.corrcoef(first, np.arange(1000))[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_integer_covers_its_range_evenly(count):
+    stream = Stream(3)
+    seen = np.bincount([stream.integer(count) for _ in range(2000)], minlength=count)
+    assert len(seen) == count and (abs(seen - 2000 / count) < 4 * (2000 / count) ** 0.5 + 1).all()
+
+
+def test_order_is_a_permutation_and_all_orders_occur():
+    stream = Stream(5)
+    orders = {tuple(stream.order(3)) for _ in range(200)}
+    assert len(orders) == 6
