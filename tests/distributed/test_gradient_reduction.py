@@ -1,0 +1,156 @@
+"""A training step on n ranks equals the step of one process on the joined batch; the wrapper's switches work."""
+from __future__ import annotations
+
+import numpy
+import paddle
+import pytest
+from paddle import nn
+
+from passl import distributed
+from passl.distributed import RankFailure, check_gradients_agree, convert_batch_norm, no_sync, unwrap, wrap
+from tests.distributed.ranks import run_ranks
+
+PER_RANK = 4
+
+
+class TwoCropNet(nn.Layer):
+    """A small trunk applied to crops of two sizes, a head with batch norm, prototypes, and a layer nobody uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2D(3, 6, 3, bias_attr=False), nn.BatchNorm2D(6), nn.ReLU(), nn.AdaptiveAvgPool2D(1), nn.Flatten()
+        )
+        self.head = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1D(8), nn.ReLU(), nn.Linear(8, 5))
+        self.prototypes = nn.Linear(5, 7, bias_attr=False)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, crops):
+        features = paddle.concat([self.trunk(crop) for crop in crops])
+        return self.prototypes(self.head(features))
+
+
+def build():
+    paddle.set_default_dtype("float64")
+    model = TwoCropNet()
+    random = numpy.random.RandomState(3)
+    for parameter in model.parameters():
+        if parameter.stop_gradient:
+            continue  # running statistics
+        parameter.set_value(random.standard_normal(parameter.shape) * 0.5)
+    return model
+
+
+def crops(ranks, step, only_rank=None):
+    random = numpy.random.RandomState(100 + step)
+    shapes = [[ranks * PER_RANK, 3, size, size] for size in (8, 6)]
+    joined = [random.standard_normal(shape) for shape in shapes]
+    rows = slice(None) if only_rank is None else slice(only_rank * PER_RANK, (only_rank + 1) * PER_RANK)
+    return [paddle.to_tensor(crop[rows]) for crop in joined]
+
+
+def loss_of(scores):
+    return nn.functional.cross_entropy(scores * 3, paddle.zeros([scores.shape[0]], dtype="int64"))
+
+
+def train(model, ranks, only_rank=None):
+    """Two steps of momentum SGD; the last loss, gradients, weights and running statistics."""
+    optimizer = paddle.optimizer.Momentum(0.1, parameters=model.parameters())
+    for step in range(2):
+        optimizer.clear_grad()
+        loss = loss_of(model(crops(ranks, step, only_rank)))
+        loss.backward()
+        check_gradients_agree(model)
+        optimizer.step()
+    result = {f"state {name}": value.numpy() for name, value in unwrap(model).state_dict().items()}
+    for name, parameter in unwrap(model).named_parameters():
+        if parameter.grad is not None:
+            result[f"gradient {name}"] = parameter.grad.numpy()
+    result["loss"] = distributed.all_reduce(loss).numpy() / distributed.world_size()
+    return result
+
+
+def train_on_ranks(bucket_megabytes):
+    model = wrap(convert_batch_norm(build(), "global"), True, bucket_megabytes)
+    return train(model, distributed.world_size(), distributed.rank())
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("ranks, bucket_megabytes", [(2, 25), (3, 25), (2, 0)])
+def test_step_equals_the_step_on_the_joined_batch(tmp_path, ranks, bucket_megabytes):
+    """A bucket size of 0 sends every gradient by itself: the order of many reductions is exercised too."""
+    runs = run_ranks(train_on_ranks, ranks, tmp_path, bucket_megabytes=bucket_megabytes)
+    try:
+        expected = train(build(), ranks)
+    finally:
+        paddle.set_default_dtype("float32")
+    assert "gradient trunk.0.weight" in expected and "gradient unused.weight" not in expected
+    for run in runs:
+        assert sorted(run.result) == sorted(expected)
+        for name, value in expected.items():
+            numpy.testing.assert_allclose(run.result[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def use_the_switches():
+    rank, ranks = distributed.rank(), distributed.world_size()
+    result = {}
+
+    def gradients(model):
+        return {name: p.grad.numpy() for name, p in unwrap(model).named_parameters() if p.grad is not None}
+
+    def clear(model):
+        for parameter in model.parameters():
+            parameter.clear_gradient(set_to_zero=False)
+
+    # Accumulation: two micro-batches, reduced once.
+    model = wrap(build(), True)
+    model.eval()
+    with no_sync(model):
+        (loss_of(model(crops(ranks, 0, rank))) * 0.25).backward()
+    local = gradients(model)["head.0.weight"]
+    (loss_of(model(crops(ranks, 1, rank))) * 0.75).backward()
+    result["accumulated"] = gradients(model)["head.0.weight"]
+    result["local differs"] = numpy.abs(distributed.all_gather(paddle.to_tensor(local)).numpy().std(axis=0)).max()
+    # Prototypes frozen from the start of a run, as SwAV does, get no gradient at all until they are thawed.
+    model = wrap(build(), True)
+    for frozen in (True, True, False):
+        clear(model)
+        unwrap(model).prototypes.weight.stop_gradient = frozen
+        loss_of(model(crops(ranks, 0, rank))).backward()
+        check_gradients_agree(model)
+        assert ("prototypes.weight" in gradients(model)) is not frozen
+    # A layer called past its wrapper is noticed.
+    clear(model)
+    loss_of(unwrap(model)(crops(ranks, 0, rank))).backward()
+    try:
+        check_gradients_agree(model)
+    except RankFailure as failure:
+        result["bypassed"] = str(failure)
+    return result
+
+
+@pytest.mark.dist
+def test_accumulation_freezing_and_bypassing(tmp_path):
+    runs = run_ranks(use_the_switches, 2, tmp_path)
+    try:
+        model = build()
+        model.eval()
+        for step, weight in ((0, 0.25), (1, 0.75)):
+            (loss_of(model(crops(2, step))) * weight).backward()
+        expected = model.head[0].weight.grad.numpy()
+    finally:
+        paddle.set_default_dtype("float32")
+    for run in runs:
+        assert numpy.isfinite(expected).all()
+        numpy.testing.assert_allclose(run.result["accumulated"], expected, rtol=1e-10, atol=1e-14)
+        assert run.result["local differs"] > 1e-6
+        assert "first: trunk.0.weight" in str(run.result["bypassed"])
+        assert "rank 1: holds other gradients than rank 0" in str(run.result["bypassed"])
+
+
+def test_one_process_is_left_alone():
+    layer = nn.Linear(2, 2)
+    assert wrap(layer) is layer and unwrap(layer) is layer
+    with no_sync(layer):
+        layer(paddle.ones([1, 2])).sum().backward()
+    check_gradients_agree(layer)
