@@ -1,0 +1,79 @@
+"""Projection head and prototypes, initialised as PyTorch's Linear (the published runs' initial distribution)."""
+from __future__ import annotations
+
+import math
+from typing import List, Union
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """Linear layer with weights and bias drawn from U(-1/sqrt(inputs), 1/sqrt(inputs)); Paddle weight is [in, out]."""
+    bound = 1.0 / math.sqrt(inputs)
+
+    def uniform():
+        return paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound))
+
+    return nn.Linear(inputs, outputs, weight_attr=uniform(), bias_attr=uniform() if bias else False)
+
+
+def projection_head(inputs: int, hidden: int, outputs: int, batch_norm: bool = True) -> nn.Layer:
+    """[N, inputs] -> [N, outputs]: one Linear when hidden is 0, else Linear - BatchNorm1D - ReLU - Linear.
+
+    batch_norm=False gives Linear - ReLU - Linear with child names 0, 1, 2 (the released w5 model has this head).
+    """
+    if hidden == 0:
+        return linear(inputs, outputs)
+    layers = [linear(inputs, hidden)]
+    if batch_norm:
+        layers.append(nn.BatchNorm1D(hidden))
+    return nn.Sequential(*layers, nn.ReLU(), linear(hidden, outputs))
+
+
+def normalize_columns(weight: paddle.Tensor) -> None:
+    """L2-normalise every prototype of a [D, K] weight in place (SwAV section 3.1: prototypes live on the sphere)."""
+    with paddle.no_grad():
+        weight.set_value(F.normalize(weight, axis=0, epsilon=1e-12))
+
+
+class Prototypes(nn.Linear):
+    """Bias-free scores of K prototypes: [N, D] embeddings -> [N, K] cosines (when both are unit vectors)."""
+
+    def __init__(self, dimension: int, count: int):
+        bound = 1.0 / math.sqrt(dimension)
+        super().__init__(dimension, count, bias_attr=False,
+                         weight_attr=paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound)))
+
+    def forward(self, embedding):
+        # Mixed precision keeps this product in the embedding's own (fp32) type: fp16 scores are too coarse
+        # once divided by epsilon (spacing 0.016 in [16, 32)).
+        return F.linear(embedding, self.weight.astype(embedding.dtype))
+
+    def normalize(self) -> None:
+        normalize_columns(self.weight)
+
+
+class MultiPrototypes(nn.Layer):
+    """Several independent prototype heads; children are named prototypes0, prototypes1, ... as in the releases."""
+
+    def __init__(self, dimension: int, counts: List[int]):
+        super().__init__()
+        self.counts = list(counts)
+        for head, count in enumerate(counts):
+            self.add_sublayer(f"prototypes{head}", Prototypes(dimension, count))
+
+    def heads(self) -> List[Prototypes]:
+        return [getattr(self, f"prototypes{head}") for head in range(len(self.counts))]
+
+    def forward(self, embedding):
+        return [head(embedding) for head in self.heads()]
+
+    def normalize(self) -> None:
+        for head in self.heads():
+            head.normalize()
+
+
+def prototypes(dimension: int, counts: Union[int, List[int]]) -> nn.Layer:
+    return Prototypes(dimension, counts) if isinstance(counts, int) else MultiPrototypes(dimension, counts)

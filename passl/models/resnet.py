@@ -1,0 +1,118 @@
+"""ResNet trunks (He et al. 2016) as in the SwAV releases: stride in the 3x3, no zero-initialised residuals.
+
+Parameter names are torchvision's, so that released weights map one to one. Widths multiply the stem and every stage
+(a uniform widening, not torchvision's wide inner convolution).
+
+Running statistics: Paddle's CPU kernel stores the *biased* batch variance in `_variance` where PyTorch stores the
+unbiased one (a factor n/(n-1), n = values per channel). Training is not affected; at ImageNet sizes the difference is
+below 1e-4 relative. See docs/parity.md.
+"""
+from __future__ import annotations
+
+import math
+from typing import Sequence, Type
+
+import paddle
+from paddle import nn
+
+from passl.models.recompute import recompute
+
+# stem name -> (kernel, stride, padding, max-pool)
+STEMS = {
+    "imagenet": (7, 2, 3, True),
+    # 32-pixel images: keeps the full resolution for the first stage, as in the CIFAR variants of SimCLR and lightly.
+    "small": (3, 1, 1, False),
+    # The CIFAR network of Un-Mix: its explicit 1-pixel pad comes on top of padding 1, giving a 34x34 first map.
+    "small_padded": (3, 1, 2, False),
+}
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2D:
+    """Bias-free convolution with Kaiming-normal (fan-out, ReLU) weights; std = sqrt(2 / (kernel^2 * outputs))."""
+    weight = paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, math.sqrt(2.0 / (kernel * kernel * outputs))))
+    return nn.Conv2D(inputs, outputs, kernel, stride=stride, padding=padding, bias_attr=False, weight_attr=weight)
+
+
+class BasicBlock(nn.Layer):
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = convolution(inputs, planes, 3, stride, 1)
+        self.bn1 = nn.BatchNorm2D(planes)
+        self.relu = nn.ReLU()
+        self.conv2 = convolution(planes, planes, 3, 1, 1)
+        self.bn2 = nn.BatchNorm2D(planes)
+        self.downsample = shortcut(inputs, planes * self.expansion, stride)
+
+    def forward(self, x):
+        identity = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + identity)
+
+
+class Bottleneck(nn.Layer):
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = convolution(inputs, planes, 1)
+        self.bn1 = nn.BatchNorm2D(planes)
+        self.conv2 = convolution(planes, planes, 3, stride, 1)
+        self.bn2 = nn.BatchNorm2D(planes)
+        self.conv3 = convolution(planes, planes * self.expansion, 1)
+        self.bn3 = nn.BatchNorm2D(planes * self.expansion)
+        self.relu = nn.ReLU()
+        self.downsample = shortcut(inputs, planes * self.expansion, stride)
+
+    def forward(self, x):
+        identity = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + identity)
+
+
+def shortcut(inputs: int, outputs: int, stride: int):
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2D(outputs))
+
+
+class ResNet(nn.Layer):
+    """Convolutional trunk: [B, 3, H, W] float -> feature map [B, num_features, H/32, W/32] (H/8 with a small stem).
+
+    block: BasicBlock or Bottleneck. layers: blocks in each of the four stages. width: channel multiplier.
+    stem: a key of STEMS. base_channels: channels of the first stage before the multiplier (64 in every published
+    model; smaller makes a network that trains on a CPU in minutes).
+    """
+
+    def __init__(self, block: Type[nn.Layer], layers: Sequence[int], width: int = 1, stem: str = "imagenet",
+                 base_channels: int = 64):
+        super().__init__()
+        if stem not in STEMS:
+            raise ValueError(f"stem '{stem}' is not known; choose one of {', '.join(STEMS)}")
+        kernel, stride, padding, pool = STEMS[stem]
+        channels = base_channels * width
+        self.conv1 = convolution(3, channels, kernel, stride, padding)
+        self.bn1 = nn.BatchNorm2D(channels)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2D(3, 2, 1) if pool else nn.Identity()
+        inputs = channels
+        for stage, blocks in enumerate(layers, start=1):
+            planes = channels * 2 ** (stage - 1)
+            stage_blocks = []
+            for index in range(blocks):
+                stage_blocks.append(block(inputs, planes, 2 if index == 0 and stage > 1 else 1))
+                inputs = planes * block.expansion
+            setattr(self, f"layer{stage}", nn.Sequential(*stage_blocks))
+        self.num_features = inputs
+        self.recomputed_stages = ()  # stages whose activations are recomputed in backward (less memory, more compute)
+
+    def forward(self, x):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            if stage in self.recomputed_stages and self.training and not x.stop_gradient:
+                x = recompute(getattr(self, stage), x)
+            else:
+                x = getattr(self, stage)(x)
+        return x

@@ -1,0 +1,26 @@
+"""Eval-mode forward passes of the full pretraining networks against numbers of the PyTorch original."""
+import numpy as np
+import paddle
+import pytest
+
+from passl.registry import BACKBONES
+from tests.golden import formula
+from tests.golden.networks import fill, load
+
+
+@pytest.mark.parametrize("case", ["forward_resnet50_s0.json",
+                                  pytest.param("forward_resnet50w2_s0.json", marks=pytest.mark.slow)])
+def test_forward_equals_reference(case):
+    golden = load(case)
+    network = BACKBONES.build({"type": golden["model"], "normalize": True, "hidden_mlp": golden["hidden_mlp"],
+                               "output_dim": golden["feat_dim"], "nmb_prototypes": golden["K"]}, key="type")
+    assert sum(int(np.prod(p.shape)) for p in network.parameters() if not p.stop_gradient) == golden["n_params"]
+    fill(network, golden["seed"], running_stats=True).eval()
+    crops = [paddle.to_tensor(c) for c in formula.crops(0, 0, golden["bs"], golden["crops"], golden["seed"])]
+    with paddle.no_grad():
+        embedding, scores = network(crops)
+        trunk = network.encoder(crops[0]).mean(axis=[2, 3]).numpy()
+    np.testing.assert_allclose(embedding.numpy(), golden["embedding"], atol=1e-4)
+    np.testing.assert_allclose(scores.numpy()[:, :20], golden["scores_first20"], atol=1e-4)
+    np.testing.assert_allclose(trunk[:, :32], golden["trunk_first32_crop0"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(trunk, axis=1), golden["trunk_norm_crop0"], rtol=1e-4)

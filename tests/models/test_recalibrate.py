@@ -1,0 +1,53 @@
+"""Recalibrated statistics are the averages over the given batches, and nothing else changes."""
+import numpy as np
+import paddle
+import pytest
+
+import passl
+from passl.models.recalibrate import recalibrate_batch_norm
+
+SMALL = {"stem": "small", "base_channels": 4}
+
+
+def test_one_batch_makes_evaluation_equal_to_training():
+    model = passl.get_model("resnet18", **SMALL)
+    images = paddle.randn([4, 3, 16, 16]) * 3 + 1
+    model.train()
+    with paddle.no_grad():
+        expected = model(images).numpy()
+    model.eval()
+    assert recalibrate_batch_norm(model, [images]) == 4
+    assert not model.training and not model.encoder.bn1.training and model.encoder.bn1._momentum == 0.9
+    np.testing.assert_allclose(model(images).numpy(), expected, atol=1e-4)
+
+
+def test_batches_are_averaged_and_heads_and_weights_stay():
+    model = passl.get_model("swav_resnet18_pretrain", hidden_mlp=8, nmb_prototypes=5, **SMALL)
+    before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    batches = [paddle.randn([4, 3, 16, 16]) + shift for shift in (0.0, 2.0)]
+    recalibrate_batch_norm(model, batches)
+    convolution = model.res_model.encoder.conv1
+    expected = np.mean([convolution(batch).mean(axis=[0, 2, 3]).numpy() for batch in batches], axis=0)
+    np.testing.assert_allclose(model.res_model.encoder.bn1._mean.numpy(), expected, atol=1e-5)
+    for name, value in model.state_dict().items():
+        moved = "encoder" in name and name.endswith(("_mean", "_variance"))
+        assert np.array_equal(value.numpy(), before[name]) != moved, name
+
+
+def test_needs_images_and_batch_norm():
+    with pytest.raises(ValueError, match="no images"):
+        recalibrate_batch_norm(passl.get_model("resnet18", **SMALL), [])
+    with pytest.raises(ValueError, match="no batch norm"):
+        recalibrate_batch_norm(paddle.nn.Linear(2, 2), [])
+
+
+def test_command_writes_weights_of_the_other_size(pretrained, pictures, tmp_path, capsys):
+    from passl.cli import recalibrate
+
+    output = str(tmp_path / "new.pdparams")
+    assert recalibrate.main([str(pretrained), str(pictures / "train"), "--size", "12", "--output", output,
+                             "--workers", "0", "--batch-size", "4", "--device", "cpu"]) == 0
+    assert "8 images of 12 pixels" in capsys.readouterr().out  # two whole batches of the eleven
+    old, new = (passl.get_model(name).state_dict() for name in (str(pretrained), output))
+    changed = {name.rpartition(".")[2] for name in old if not np.array_equal(old[name].numpy(), new[name].numpy())}
+    assert changed == {"_mean", "_variance"}
