@@ -1,0 +1,281 @@
+"""Every layout, written from its key table: recognised, converted to Paddle, and back bit for bit."""
+import json
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from passl.weights import CheckpointError, convert, convert_file, read, recognise, to_passl_state, to_torch_state
+from passl.weights.writers import write_paddle, write_torch
+from tests.golden import formula
+from tests.weights.checkpoints import (
+    alexnet_shapes,
+    filled,
+    legacy_stream,
+    preactivation_shapes,
+    pretraining_shapes,
+    renamed,
+    resnet_shapes,
+)
+
+REFERENCE = json.loads((Path(formula.__file__).parent / "reference_functions.json").read_text())
+SINGLE = filled(pretraining_shapes())
+TRUNK = filled(resnet_shapes())
+
+
+def lightly(name):
+    name = name.replace("projection_head.", "projection_head.layers.").replace("prototypes.weight",
+                                                                               "prototypes.heads.0.weight")
+    if name.startswith("layer"):
+        return f"backbone.{int(name[5]) + 3}{name[6:]}"
+    return {"conv1": "backbone.0", "bn1": "backbone.1"}.get(name.split(".")[0], name.split(".")[0]) + name[
+        name.index("."):]
+
+
+def swapped(*pairs, trunk=""):
+    def rule(name):
+        for before, after in pairs:
+            if name.startswith(before):
+                return after + name[len(before):]
+        return trunk + name
+    return rule
+
+
+def sela_v1(name):
+    if name.startswith("layer"):
+        return f"features.{int(name[5]) + 3}{name[6:]}"
+    return {"conv1": "features.0", "bn1": "features.1"}[name.split(".")[0]] + name[name.index("."):]
+
+
+def no_bias(state):
+    return OrderedDict((name, array) for name, array in state.items() if name != "projection_head.0.bias")
+
+
+V1 = renamed(filled(resnet_shapes()), sela_v1)
+V1.update(filled({"top_layer.0.weight": (7, 256), "top_layer.0.bias": (7,)}))
+MM = renamed(SINGLE, swapped(("projection_head.", "neck.projection_neck."),
+                             ("prototypes.", "head.loss_module.prototypes."), trunk="backbone."))
+MM.update({f"neck.norm.{leaf}": SINGLE[f"projection_head.1.{leaf}"] for leaf in ("weight", "bias")})
+VISSL_RULE = swapped(("projection_head.", "heads.0.projection_head."),
+                     ("prototypes.weight", "heads.0.prototypes0.weight"), ("prototypes.", "heads.0."),
+                     trunk="trunk._feature_blocks.")
+SOLO_RULE = swapped(("projection_head.", "projector."), ("prototypes.", "prototypes."), trunk="backbone.")
+
+TWO_HEADS, THREE_HEADS = filled(pretraining_shapes((5, 6))), filled(pretraining_shapes((5, 6, 7)))
+
+# name: (state in canonical names, the same under the layout's names, layout found, description)
+CASES = {
+    "swav": (SINGLE, renamed(SINGLE, str, "module."), "swav", "SwAV pretraining"),
+    "multi-head": (THREE_HEADS, renamed(THREE_HEADS, str, "module."), "swav",
+                   "DeepCluster-v2 or SeLa-v2 pretraining (3 prototype heads)"),
+    "w5-like": (filled(pretraining_shapes(batch_norm=False)), filled(pretraining_shapes(batch_norm=False)), "swav",
+                "SwAV pretraining"),
+    "single-linear": (filled(pretraining_shapes(hidden=0)), filled(pretraining_shapes(hidden=0)), "swav",
+                      "SwAV pretraining"),
+    "semi-supervised": ({**TRUNK, **filled({"projection_head.weight": (10, 256), "projection_head.bias": (10,)})}, None,
+                        "swav", "classifier"),
+    "linear-probe": (filled({"linear.weight": (10, 256), "linear.bias": (10,)}), None, "swav", "linear probe"),
+    "torchvision": ({**TRUNK, **filled({"fc.weight": (10, 256), "fc.bias": (10,)})}, None, "swav", "classifier"),
+    "resnet18": (filled(resnet_shapes((2, 2, 2, 2), 8, bottleneck=False)), None, "swav", "trunk"),
+    "small-stem": (filled(pretraining_shapes(kernel=3)), None, "swav", "SwAV pretraining"),
+    "mmpretrain": (SINGLE, MM, "mmpretrain", "SwAV pretraining"),
+    "vissl": (SINGLE, renamed(SINGLE, VISSL_RULE), "vissl", "SwAV pretraining"),
+    "vissl-multi": (TWO_HEADS, renamed(TWO_HEADS, VISSL_RULE), "vissl",
+                    "DeepCluster-v2 or SeLa-v2 pretraining (2 prototype heads)"),
+    "solo": (SINGLE, renamed(SINGLE, SOLO_RULE), "solo", "SwAV pretraining"),
+    "lightly": (SINGLE, renamed(SINGLE, lightly), "lightly", "SwAV pretraining"),
+    "sela-resnetv1": ({**TRUNK, **filled({"top_layer0.weight": (7, 256)})}, V1, "sela-resnetv1", "SeLa pretraining"),
+    "sela-resnetv2": (filled(preactivation_shapes()), renamed(filled(preactivation_shapes()), str, "module."),
+                      "sela-resnetv2", "SeLa pretraining"),
+    "sela-alexnet": (filled(alexnet_shapes()), None, "sela-alexnet", "SeLa pretraining"),
+}
+
+
+def written(path, state, legacy=True, **rest):
+    tree = {"state_dict": state, **rest} if rest else state
+    path.write_bytes(legacy_stream(tree)) if legacy else write_torch(str(path), tree)
+    return path
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("legacy", [True, False], ids=["stream", "zip"])
+def test_every_layout_means_the_same_weights(tmp_path, case, legacy):
+    canonical, file_state, layout, kind = CASES[case]
+    path = written(tmp_path / "weights.pth.tar", file_state or canonical, legacy)
+    weights, found = recognise(read(path))
+    assert (found.layout, found.kind, found.unknown) == (layout, kind, [])
+    for name, array in canonical.items():
+        stem, _, leaf = name.rpartition(".")
+        if leaf == "num_batches_tracked":
+            assert found.counters[stem] >= 1000, name
+        elif not name.startswith("top_layer"):
+            np.testing.assert_array_equal(weights[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("case", [case for case, row in CASES.items()
+                                  if row[2] in ("swav", "sela-alexnet", "sela-resnetv2")])
+def test_torch_to_paddle_to_torch_is_bit_identical(tmp_path, case):
+    canonical, file_state, *_ = CASES[case]
+    source = written(tmp_path / "in.pth.tar", file_state or canonical, epoch=12)
+    convert_file(str(source), str(tmp_path / "mid.pdparams"))
+    result = convert_file(str(tmp_path / "mid.pdparams"), str(tmp_path / "out.pth"), "torch")
+    before, after = read(source).tensors, read(tmp_path / "out.pth").tensors
+    assert list(after) == list(before)
+    for name, array in before.items():
+        assert (after[name].dtype, after[name].shape) == (array.dtype, array.shape), name
+        assert after[name].tobytes() == array.tobytes(), name
+    assert result.found.epoch == 12
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint16])
+def test_dtypes_survive_the_round_trip(tmp_path, dtype):
+    state = {name: (array.view(np.uint16)[..., ::2].copy() if dtype == np.uint16 and array.ndim == 1 else
+                    array.astype(dtype)) for name, array in TRUNK.items() if not name.endswith("tracked")}
+    source = written(tmp_path / "in.pth", state)
+    convert_file(str(source), str(tmp_path / "mid.pdparams"))
+    convert_file(str(tmp_path / "mid.pdparams"), str(tmp_path / "out.pth"), "torch")
+    after = read(tmp_path / "out.pth").tensors
+    for name, array in state.items():
+        assert after[name].dtype == dtype and after[name].tobytes() == array.tobytes()
+
+
+def test_paddle_names_layouts_and_shapes():
+    """The 328 entries of the released ResNet-50 files become 274 names; Linear weights turn, BatchNorm is renamed."""
+    shapes = {name: tuple(shape) for name, shape in REFERENCE["state_dict_resnet50"].items()}
+    assert len(shapes) == 328
+    checkpoint = read_memory({name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
+    state, found = to_passl_state(checkpoint)
+    assert len(state) == 274 and found.describe().splitlines()[2].endswith("resnet50, width x1, 2048 features")
+    assert state["res_model.prototypes.weight"].shape == (128, 3000)
+    assert state["res_model.projection_head.0.weight"].shape == (2048, 2048)
+    assert state["res_model.projection_head.3.weight"].shape == (2048, 128)
+    assert state["res_model.encoder.layer1.0.downsample.1._variance"].shape == (256,)
+    assert "res_model.projection_head.1._mean" in state
+    assert not any("running" in name or "tracked" in name for name in state)
+
+
+def read_memory(tensors, **meta):
+    from passl.weights import Checkpoint
+
+    return Checkpoint("memory", "torch-zip", dict(tensors), meta)
+
+
+@pytest.mark.parametrize("width, hidden, batch_norm",
+                         [(1, 2048, True), (2, 8192, True), (4, 8192, True), (5, 10240, False)])
+def test_widths_and_heads_of_the_releases_are_measured(width, hidden, batch_norm):
+    shapes = pretraining_shapes((3000,), hidden, 128, batch_norm, blocks=(3, 4, 6, 3), channels=64 * width)
+    weights, found = recognise(read_memory({n: np.broadcast_to(np.float32(0), s) for n, s in shapes.items()}))
+    assert found.architecture == ("resnet50" if width == 1 else f"resnet50w{width}")
+    assert (found.width, found.features) == (width, 2048 * width)
+    assert (found.hidden, found.embedding, found.head_batch_norm, found.prototypes) == (hidden, 128, batch_norm, [3000])
+
+
+def test_prefixes_go_as_prefixes_not_as_substrings():
+    state = {f"module.{name}": array for name, array in TRUNK.items()}
+    assert recognise(read_memory(state))[1].prefix == "module."
+    mixed = {**TRUNK, "module.extra.weight": np.ones(2, np.float32)}
+    with pytest.raises(CheckpointError, match="1 keys are not known.*module.extra.weight"):
+        to_passl_state(read_memory(mixed))
+    assert to_passl_state(read_memory(mixed), allow_unknown=True)[1].unknown == ["module.extra.weight"]
+    inside = {f"model.module.{name}": array for name, array in TRUNK.items()}
+    assert recognise(read_memory(inside))[1].prefix == "model.module."
+
+
+def test_solo_weight_norm_is_multiplied_out():
+    direction = np.array([[3.0, 4.0], [0.0, 2.0]], np.float32)
+    state = {**renamed(TRUNK, SOLO_RULE), "prototypes.weight_v": direction,
+             "prototypes.weight_g": np.array([[10.0], [1.0]], np.float32),
+             "projector.0.weight": np.ones((4, 256), np.float32),
+             "projector.0.bias": np.ones(4, np.float32), "queue": np.zeros(3, np.float32)}
+    weights, found = recognise(read_memory(state))
+    np.testing.assert_allclose(weights["prototypes.weight"], [[6, 8], [0, 1]], rtol=1e-6)
+    assert found.ignored == ["queue"]
+
+
+def test_lightly_head_without_bias_gets_zeros():
+    weights, _ = recognise(read_memory(renamed(no_bias(SINGLE), lightly)))
+    assert weights["projection_head.0.bias"].tolist() == [0.0] * 16
+
+
+@pytest.mark.parametrize("to, suffix, example", [
+    ("paddleclas", ".pdparams", {"stem.0.conv.weight", "stem.0.bn._mean", "blocks.3.conv2.bn._variance",
+                                 "blocks.15.conv0.conv.weight", "blocks.7.short.bn.weight", "fc.weight"}),
+    ("paddledet", ".pdparams", {"conv1.conv1.conv.weight", "conv1.conv1.norm._mean", "res2.res2a.short.conv.weight",
+                                "res4.res4f.branch2c.norm._variance", "res5.res5c.branch2b.conv.weight"}),
+    ("detectron2", ".pkl", {"stem.conv1.weight", "stem.conv1.norm.running_mean", "res2.0.shortcut.norm.running_var",
+                            "res4.5.conv3.norm.bias", "res5.2.conv1.weight"}),
+    ("torchvision", ".pth", {"conv1.weight", "bn1.num_batches_tracked", "layer4.2.bn3.running_var", "fc.bias"}),
+    ("safetensors", ".safetensors", {"conv1.weight", "layer4.2.bn3.running_var", "linear.bias"})])
+def test_other_libraries_and_back(tmp_path, to, suffix, example):
+    shapes = {**resnet_shapes((3, 4, 6, 3), 64), "linear.weight": (4, 2048), "linear.bias": (4,)}
+    state = {name: np.broadcast_to(np.float32(len(name)), shape) for name, shape in shapes.items()}
+    for name in ("conv1.weight", "layer3.5.conv3.weight", "layer1.0.downsample.0.weight", "linear.weight"):
+        state[name] = formula.weight(name, shapes[name])
+    result = convert(read_memory(state), to)
+    assert example <= set(result.state)
+    assert bool(result.left_out) == (to in ("paddledet", "detectron2"))
+    again, found = recognise(read_memory(result.state))
+    assert found.architecture == "resnet50"
+    for name in ("conv1.weight", "layer3.5.conv3.weight", "layer1.0.downsample.0.weight"):
+        np.testing.assert_array_equal(again[name], state[name])
+    if to == "paddleclas":
+        np.testing.assert_array_equal(result.state["fc.weight"], state["linear.weight"].T)
+
+
+def test_resnet101_letters_of_paddledetection():
+    state = {name: np.broadcast_to(np.float32(0), shape) for name, shape in resnet_shapes((3, 4, 23, 3), 64).items()}
+    names = set(convert(read_memory(state), "paddledet").state)
+    assert {"res4.res4a.branch2a.conv.weight", "res4.res4b22.branch2c.norm.bias"} <= names
+    assert {"res5.res5c.branch2a.norm._mean", "res3.res3d.branch2b.conv.weight"} <= names
+    assert recognise(read_memory({n: np.broadcast_to(np.float32(0), (1,)) for n in names}))[1].layout == "paddledet"
+
+
+@pytest.mark.parametrize("to", ["paddleclas", "paddledet"])
+def test_networks_another_library_does_not_have_are_refused(to):
+    for shapes in (resnet_shapes((2, 2, 2, 2), 64, bottleneck=False), resnet_shapes((3, 4, 6, 3), 128)):
+        state = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+        with pytest.raises(CheckpointError, match="has no network for resnet"):
+            convert(read_memory(state), to)
+
+
+def test_part_trunk_drops_the_heads(tmp_path):
+    state, _ = to_passl_state(read_memory(SINGLE), part="trunk")
+    assert all(name.startswith("res_model.encoder.") for name in state)
+    with pytest.raises(CheckpointError, match="has no trunk"):
+        to_passl_state(read_memory({"linear.weight": np.ones((2, 2), np.float32)}), part="trunk")
+
+
+def test_counters_default_to_zero_for_weights_born_in_paddle():
+    state = {name: array for name, array in to_passl_state(read_memory(TRUNK))[0].items()}
+    torch_state, _ = to_torch_state(read_memory(state))
+    assert torch_state["bn1.num_batches_tracked"].dtype == np.int64 and torch_state["bn1.num_batches_tracked"] == 0
+
+
+def test_conversion_refuses_to_overwrite_its_source_and_leaves_no_pieces(tmp_path):
+    path = written(tmp_path / "w.pth", TRUNK)
+    with pytest.raises(CheckpointError, match="is the source itself"):
+        convert_file(str(path), str(path), "torch")
+    write_torch(str(tmp_path / "bad.pth"), {"nothing.known": np.ones(1, np.float32)})
+    with pytest.raises(CheckpointError, match="none of its 1 keys belongs to a known network"):
+        convert_file(str(tmp_path / "bad.pth"), str(tmp_path / "out.pdparams"))
+    assert sorted(os.listdir(tmp_path)) == ["bad.pth", "w.pth"]
+
+
+def test_key_table_tells_what_became_of_each_key():
+    table = convert(read_memory(renamed(SINGLE, str, "module.")), "paddle").table().splitlines()
+    expected = ["module.prototypes.weight", "res_model.prototypes.weight", "6x5", "float32", "transposed"]
+    assert any(line.split() == expected for line in table)
+    assert any(line.split()[:2] == ["module.bn1.running_var", "res_model.encoder.bn1._variance"] for line in table)
+
+
+def test_paddle_checkpoints_with_and_without_prefix_are_ours(tmp_path):
+    state, _ = to_passl_state(read_memory(SINGLE))
+    for strip in ("", "res_model.", "res_model.encoder."):
+        part = {name[len(strip):]: array for name, array in state.items() if name.startswith(strip)}
+        write_paddle(str(tmp_path / "m.pdparams"), part)
+        weights, found = recognise(read(tmp_path / "m.pdparams"))
+        np.testing.assert_array_equal(weights["layer4.0.bn3.running_var"], SINGLE["layer4.0.bn3.running_var"])
+        if strip != "res_model.encoder.":
+            np.testing.assert_array_equal(weights["prototypes.weight"], SINGLE["prototypes.weight"])
