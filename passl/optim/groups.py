@@ -1,0 +1,110 @@
+"""Parameter groups: one optimizer and one schedule for every group a config names, and one for the rest."""
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+import paddle
+
+from passl.optim.clip import clip_by_global_norm
+from passl.registry import OPTIMIZERS, SCHEDULES
+
+
+class GroupedOptimizer:
+    """Steps every group's optimizer at its own learning rate.
+
+    section: the Optimizer section of a checked config; `param_groups` is a list of mappings with `name` (a regular
+    expression matched from the start of the structured parameter name) and the keys that differ (`lr`,
+    `weight_decay`, ...). The first matching group wins; the rest forms the group "default".
+    named_parameters: (structured name, parameter) pairs.
+    """
+
+    def __init__(self, section: Mapping[str, Any], named_parameters: Sequence[Tuple[str, paddle.Tensor]], epochs: int,
+                 iterations_per_epoch: int, master_weights: bool = False):
+        common = dict(section)
+        rules = [dict(rule) for rule in common.pop("param_groups", None) or []]
+        self.clip = common.pop("grad_clip", None)
+        self.groups: List[Tuple[str, List[Tuple[str, paddle.Tensor]], Any, Any]] = []
+        self._loaded: Mapping[str, Mapping[str, np.ndarray]] = {}
+        remaining = list(named_parameters)
+        for rule in rules + [{"name": None}]:
+            name = rule.pop("name")
+            mine = [item for item in remaining if name is None or re.match(name, item[0])]
+            remaining = [item for item in remaining if all(item[1] is not taken[1] for taken in mine)]
+            if not mine:
+                if name is None:
+                    continue
+                raise ValueError(f"Optimizer.param_groups: no parameter's name starts with '{name}'; names look like "
+                                 f"'{named_parameters[0][0]}' and '{named_parameters[-1][0]}'")
+            settings = {**common, **rule}
+            schedule = SCHEDULES.build({**settings.pop("lr")}, epochs=epochs, iterations_per_epoch=iterations_per_epoch)
+            optimizer = OPTIMIZERS.build(settings, parameters=[parameter for _, parameter in mine],
+                                         learning_rate=schedule(0), master_weights=master_weights)
+            self.groups.append((name or "default", mine, optimizer, schedule))
+
+    @property
+    def optimizers(self) -> List[paddle.optimizer.Optimizer]:
+        return [optimizer for _, _, optimizer, _ in self.groups]
+
+    def set_step(self, step: int) -> Dict[str, float]:
+        """Set the learning rate of optimizer step `step` in every group; returns group name -> rate."""
+        rates = {}
+        for name, _, optimizer, schedule in self.groups:
+            rates[name] = schedule(step)
+            optimizer.set_lr(rates[name])
+        return rates
+
+    def clip_gradients(self) -> None:
+        """Apply Optimizer.grad_clip over the parameters of all groups; call after unscaling."""
+        if self.clip:
+            parameters = [parameter for _, named, _, _ in self.groups for _, parameter in named]
+            clip_by_global_norm(parameters, self.clip["clip_norm"])
+
+    def clear_grad(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.clear_grad(set_to_zero=False)
+
+    # Paddle keys optimizer state by generated parameter names (linear_0.w_0_velocity_0), which change with the order
+    # layers are created in; the checkpoint keys it by structured name and accumulator.
+    def state_dict(self) -> Dict[str, Dict[str, np.ndarray]]:
+        """{structured parameter name: {accumulator: array}} over all groups."""
+        # Paddle creates accumulators at a parameter's first step; what was loaded before counts until then.
+        state = {name: dict(accumulators) for name, accumulators in self._loaded.items()}
+        for _, named, optimizer, _ in self.groups:
+            structured = {parameter.name: name for name, parameter in named}
+            flat = dict(optimizer.state_dict())
+            masters = flat.pop("master_weights", {}) or {}
+            flat.pop("LR_Scheduler", None)
+            for key, value in flat.items():
+                owner = owner_of(key, structured)
+                state.setdefault(structured[owner], {})[key[len(owner) + 1:]] = np.asarray(value)
+            for key, value in masters.items():
+                state.setdefault(structured[key], {})["master_weight"] = np.asarray(value)
+        return state
+
+    def set_state_dict(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        known = {name for _, named, _, _ in self.groups for name, _ in named}
+        unknown = sorted(set(state) - known)
+        if unknown:
+            raise ValueError(f"the optimizer state belongs to another model: it has {unknown[0]}"
+                             f"{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}, which this model lacks")
+        self._loaded = {name: dict(accumulators) for name, accumulators in state.items()}
+        for _, named, optimizer, _ in self.groups:
+            flat: Dict[str, Any] = {}
+            masters = {}
+            for name, parameter in named:
+                for accumulator, value in state.get(name, {}).items():
+                    if accumulator == "master_weight":
+                        masters[parameter.name] = paddle.to_tensor(value)
+                    else:
+                        flat[f"{parameter.name}_{accumulator}"] = paddle.to_tensor(value)
+            if masters:
+                flat["master_weights"] = masters
+            if flat:
+                optimizer.set_state_dict(flat)
+
+
+def owner_of(key: str, structured: Mapping[str, str]) -> str:
+    """The generated parameter name that an accumulator's key starts with (the longest, names may share prefixes)."""
+    return max((name for name in structured if key.startswith(name + "_")), key=len)
