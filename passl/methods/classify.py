@@ -1,0 +1,107 @@
+"""What a pretrained trunk is worth: linear probe and fine-tuning (SwAV section 4.1; see docs/evaluation.md)."""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Tuple
+
+import paddle
+
+from passl.methods.base import Method
+from passl.methods.losses import WeightedSum
+from passl.models.backbones import ARCHITECTURES
+from passl.models.classifier import FineTuneModel, LinearProbeModel
+from passl.registry import METHODS
+
+CONTEXT = ("class_count", "losses", "metrics")
+
+
+def decide_classes(class_num: Optional[int], output_dim: int, class_count: Optional[int]) -> int:
+    """Outputs of the classifier, from Model.class_num, Model.backbone.output_dim or the data, when they agree."""
+    if class_num and output_dim and class_num != output_dim:
+        raise ValueError(f"Model.class_num {class_num} and Model.backbone.output_dim {output_dim} both give the number "
+                         "of classes and differ: keep one")
+    classes = class_num or output_dim or class_count
+    if not classes:
+        raise ValueError("the data do not tell the number of classes: set Model.class_num")
+    if class_count and class_count > classes:
+        raise ValueError(f"the training data have {class_count} classes and the classifier {classes} outputs: set "
+                         f"Model.class_num to {class_count}")
+    return classes
+
+
+def top_fractions(logits: paddle.Tensor, labels: paddle.Tensor, ks: List[int]) -> Dict[str, paddle.Tensor]:
+    """{"top1": share of the batch whose label is the largest logit, ...} as scalar tensors, without a host sync."""
+    ranked = paddle.topk(logits.detach(), max(ks), axis=1)[1] == labels.unsqueeze(1)
+    return {f"top{k}": ranked[:, :k].astype("float32").sum(axis=1).mean() for k in ks}
+
+
+class Classification(Method):
+    """Loss and training accuracy of a classifier; batches are {"image": [B, 3, H, W], "label": int64 [B]}."""
+
+    # Learning rates (lowest, highest) published for this recipe at a global batch of 256.
+    published_rates: Tuple[float, float]
+    # Only the trunk of Global.pretrained_model is used: a classifier starts afresh (Global.checkpoint resumes one).
+    pretrained_part = "trunk"
+
+    def __init__(self, model: paddle.nn.Layer, classes: int, losses, metrics):
+        self.model = self.network = model
+        self.classes = classes
+        self.loss = WeightedSum(losses or ())
+        self.topk: List[int] = []
+        for entry in metrics or ():
+            (name, arguments), = entry.items()
+            if name != "TopkAcc":
+                raise ValueError(f"Metric.Train: {name} is not computed while training; TopkAcc is. Metric.Eval takes "
+                                 "every metric")
+            wanted = (arguments or {}).get("topk", (1, 5))
+            self.topk += [wanted] if isinstance(wanted, int) else list(wanted)
+        if self.topk and max(self.topk) > classes:
+            raise ValueError(f"Metric.Train TopkAcc.topk holds {max(self.topk)} but there are {classes} classes; set "
+                             f"it to {[k for k in self.topk if k <= classes] or [1]}")
+
+    def training_step(self, batch, plan):
+        logits = self.network(batch["image"])
+        statistics = top_fractions(logits, batch["label"], self.topk) if self.topk else {}
+        return self.loss(logits, batch["label"]), statistics
+
+
+@METHODS.register("LinearProbe", *(f"swav_{name}_linearprobe" for name in ARCHITECTURES), context=CONTEXT)
+class LinearProbe(Classification):
+    """A linear classifier on the frozen trunk: what "linear top-1" of a paper means.
+
+    backbone: type and options of the trunk; it has no head here.
+    class_num: outputs; by default the number of classes of the training data.
+    global_pooling: average over the whole feature map; False keeps 2x2 positions (four times the features).
+    use_bn: batch norm before the classifier. With it, learning rates transfer better between trunks.
+    """
+
+    published_rates = (0.3, 0.3)
+
+    def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, global_pooling: bool = True,
+                 use_bn: bool = False, class_count: Optional[int] = None, losses=None, metrics=None):
+        for key in ("output_dim", "nmb_prototypes", "hidden_mlp"):
+            if backbone.get(key):
+                raise ValueError(f"Model.backbone.{key} {backbone[key]}: a linear probe reads the trunk itself, not "
+                                 "projection head or prototypes; drop the key")
+        classes = decide_classes(class_num, 0, class_count)
+        super().__init__(LinearProbeModel(dict(backbone), classes, global_pooling, use_bn), classes, losses, metrics)
+
+
+@METHODS.register("FineTune", *(f"swav_{name}_finetune" for name in ARCHITECTURES), context=CONTEXT)
+class FineTune(Classification):
+    """Trunk and a new classifier trained together, batch norm included, on few labels or many.
+
+    backbone: type and options of the trunk; `output_dim` is PASSL's place for the number of classes.
+    class_num: outputs; by default the number of classes of the training data.
+    The classifier is the parameter group `res_model.projection_head`, with a learning rate of its own.
+    """
+
+    published_rates = (0.01, 0.02)
+
+    def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, class_count: Optional[int] = None,
+                 losses=None, metrics=None):
+        for key in ("nmb_prototypes", "normalize", "eval_mode", "hidden_mlp"):
+            if backbone.get(key):
+                raise ValueError(f"Model.backbone.{key} {backbone[key]} makes no sense for fine-tuning: the classifier "
+                                 "is one Linear on pooled features; drop the key")
+        classes = decide_classes(class_num, backbone.get("output_dim", 0), class_count)
+        super().__init__(FineTuneModel(dict(backbone), classes), classes, losses, metrics)

@@ -1,0 +1,57 @@
+"""DeepCluster-v2: k-means labels from the last epoch's embeddings (Caron et al. 2020, appendix D)."""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+import paddle
+
+from passl.clustering.kmeans import kmeans
+from passl.methods.base import names
+from passl.methods.epoch_labels import EpochLabels, HeadLabels
+from passl.registry import METHODS
+
+LEGACY = {"freeze_prototypes_niters": "prototypes are the centroids and never trained by gradient"}
+
+
+@METHODS.register(*names("DeepClusterV2", "deepclusterv2"), legacy=LEGACY,
+                  context=("batch_size", "world_size", "iterations_per_epoch", "crop_count", "dataset_size", "seed"))
+class DeepClusterV2(EpochLabels):
+    """Spherical k-means on the memory bank at every epoch; its centroids become the prototypes.
+
+    Prototypes get no gradient. Several heads cluster independently (they start from different images), which steadies
+    the labels.
+
+    backbone: as SwAV's; nmb_prototypes is a list with one number of clusters for each head, 3 x 3000 on ImageNet.
+    temperature: 0.1 in every published run.
+    crops_for_assign: crops whose embeddings are kept and clustered, normally the large ones.
+    nmb_crops: PASSL's repetition of the data section's num_crops; checked against it when given.
+    kmeans_iterations: updates of the centroids, 10 in the original.
+    """
+
+    def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, crops_for_assign: List[int] = (0, 1),
+                 nmb_crops: Optional[List[int]] = None, kmeans_iterations: int = 10, batch_size: int = 1,
+                 world_size: int = 1, iterations_per_epoch: int = 1, crop_count: Optional[int] = None,
+                 dataset_size: int = 1, seed: int = 0):
+        super().__init__(backbone, temperature, crops_for_assign, nmb_crops, batch_size, world_size,
+                         iterations_per_epoch, crop_count, dataset_size, seed)
+        self.kmeans_iterations = kmeans_iterations
+        images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
+        largest = max(len(count) for count in self.counts)
+        if largest > images:
+            raise ValueError(f"k-means cannot find {largest} clusters in the {images} images of an epoch: lower "
+                             "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
+                             f"{max(2, images // 50)}")
+        for prototypes in self.heads():
+            prototypes.weight.stop_gradient = True
+
+    def initial_centroids(self, head: int, embeddings: paddle.Tensor, epoch: int) -> paddle.Tensor:
+        """[K, D] rows k-means starts from: bank rows of K images drawn by (seed, epoch, head)."""
+        crop = head % len(self.crops_for_assign)
+        return self.bank.draw(crop, len(self.counts[head]), self.dataset_size, [self.seed, epoch, head])
+
+    def label(self, head, embeddings, epoch):
+        found = kmeans(embeddings, initial_centroids=self.initial_centroids(head, embeddings, epoch),
+                       iterations=self.kmeans_iterations)
+        weight = self.heads()[head].weight
+        weight.set_value(found.centroids.astype(weight.dtype).t())
+        return HeadLabels(found.labels, found.counts)

@@ -1,0 +1,173 @@
+"""Labels for a whole epoch from the embeddings of the epoch before: what DeepCluster-v2 and SeLa-v2 have in common."""
+from __future__ import annotations
+
+import warnings
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from passl import distributed
+from passl.methods.base import Method
+from passl.methods.memory_bank import MemoryBank
+from passl.methods.swav import check_crops
+from passl.models.heads import Prototypes
+from passl.models.pretrain import PretrainModel
+
+UNLABELLED = -100  # an image of which the bank has no embedding: the loss leaves it out
+
+
+class HeadLabels(NamedTuple):
+    """Labels of this rank's bank rows for one head: `hard` int64 [n], `counts` [K] over all ranks, `soft` [n, K]."""
+
+    hard: paddle.Tensor
+    counts: paddle.Tensor
+    soft: Optional[paddle.Tensor] = None
+
+
+class EpochLabels(Method):
+    """Cross-entropy of all crops with labels fixed for an epoch (SwAV paper, appendix D).
+
+    Training fills a memory bank with the embeddings of the assignment crops; at the start of the next epoch `label`
+    turns bank rows into labels, one set for each prototype head (head h uses assignment crop h mod A). Before the
+    first epoch one pass without gradients, the network in training mode, fills the bank. Images not seen in the last
+    epoch (the incomplete last batch is dropped) have no label and do not count in the loss.
+
+    A subclass defines `label(head, embeddings, epoch)` -> HeadLabels.
+    """
+
+    needs_memory_pass = True
+
+    def __init__(self, backbone: Dict[str, Any], temperature: float, crops_for_assign: Sequence[int],
+                 nmb_crops: Optional[Sequence[int]], batch_size: int, world_size: int, iterations_per_epoch: int,
+                 crop_count: Optional[int], dataset_size: int, seed: int, soft: bool = False):
+        if not backbone.get("nmb_prototypes"):
+            raise ValueError(f"{type(self).__name__} needs prototypes: set Model.backbone.nmb_prototypes, one number "
+                             "for each head ([3000, 3000, 3000] for ImageNet)")
+        check_crops(crops_for_assign, nmb_crops, crop_count)
+        self.model = PretrainModel(backbone)
+        self.network = self.model
+        self.temperature = temperature
+        self.crops_for_assign = list(crops_for_assign)
+        self.dataset_size, self.seed = dataset_size, seed
+        self.epoch = 0
+        self.dtype = paddle.get_default_dtype()
+        self.bank = MemoryBank(len(self.crops_for_assign), iterations_per_epoch * batch_size, backbone["output_dim"],
+                               self.dtype)
+        self.labels = paddle.full([len(self.heads()), dataset_size], UNLABELLED, "int64")
+        self.counts = [np.zeros(head.weight.shape[1], np.int64) for head in self.heads()]
+        self.targets: Optional[List[np.ndarray]] = None  # soft labels, for each head [N, K]; in host memory
+        if soft:
+            size = 4 * dataset_size * sum(len(count) for count in self.counts) / 2 ** 30
+            if size > 8:
+                warnings.warn(f"soft labels of {dataset_size} images take {size:.0f} GiB of host memory in every "
+                              "process; Model.assignment: hard needs none of it", stacklevel=2)
+            self.targets = [np.zeros([dataset_size, len(count)], self.dtype) for count in self.counts]
+        self._pending: List[Any] = []  # embeddings and indices of the current step; stored when the step has worked
+
+    def heads(self) -> List[Prototypes]:
+        prototypes = self.model.res_model.prototypes
+        return [prototypes] if isinstance(prototypes, Prototypes) else prototypes.heads()
+
+    def label(self, head: int, embeddings: paddle.Tensor, epoch: int) -> HeadLabels:
+        """Labels of this rank's bank rows [n, D], joint over all ranks."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------------------------- once an epoch
+    @paddle.no_grad()
+    def on_epoch_start(self, epoch, batches=None):
+        self.epoch = epoch
+        if not self.bank.filled:
+            self._fill_bank(batches())
+        with paddle.amp.auto_cast(enable=False):
+            self._label_all(epoch)
+        self.bank.start_epoch()
+
+    def _fill_bank(self, batches) -> None:
+        """One forward pass for each assignment crop of each batch, as the original: batch norm sees one crop a time."""
+        for batch in batches:
+            rows = [self.model(batch["crops"][crop])[0] for crop in self.crops_for_assign]
+            self.bank.push(paddle.stack(rows), batch["index"].numpy())
+
+    def _label_all(self, epoch: int) -> None:
+        indices = distributed.all_gather_rows(paddle.to_tensor(self.bank.indices)).numpy()
+        table = np.full(self.labels.shape, UNLABELLED, np.int64)
+        for head in range(len(table)):
+            found = self.label(head, self.bank.embeddings(head % len(self.crops_for_assign)), epoch)
+            table[head, indices] = distributed.all_gather_rows(found.hard).numpy()
+            self.counts[head] = found.counts.numpy()
+            if self.targets is not None:
+                self.targets[head][:] = 0
+                self.targets[head][indices] = distributed.all_gather_rows(found.soft).numpy()
+        self.labels = paddle.to_tensor(table)
+
+    # ---------------------------------------------------------------------------------------------- one step
+    def plan(self, batches):
+        """Labels of every micro-batch, and labelled images of the whole step for each of its parts (rank, micro-batch).
+
+        Gradients are averaged over the parts; images without a label are not spread evenly over them.
+        """
+        self._pending = []
+        labels = [paddle.index_select(self.labels, batch["index"], axis=1) for batch in batches]
+        valid = sum((label[0] >= 0).astype("float32").sum() for label in labels)
+        total = distributed.all_reduce(valid).clip(min=1.0)
+        parts = distributed.world_size() * len(batches)
+        return [(label, total.astype(self.dtype) / parts) for label in labels]
+
+    def training_step(self, batch, plan):
+        labels, labelled = plan
+        crops = batch["crops"]
+        embedding, scores = self.network(crops)
+        scores = scores if isinstance(scores, list) else [scores]
+        rows = embedding.detach().reshape([len(crops), -1, embedding.shape[-1]])
+        self._pending.append((paddle.stack([rows[crop] for crop in self.crops_for_assign]), batch["index"]))
+        loss = sum(self._head_loss(head, score, labels[head], batch["index"], len(crops))
+                   for head, score in enumerate(scores))
+        used = [(count > 0).mean() for count in self.counts]
+        return loss / labelled / (len(scores) * len(crops)), {
+            "labelled": (labels[0] >= 0).astype("float32").mean(),
+            "clusters_used": paddle.to_tensor(float(np.mean(used)))}
+
+    def _head_loss(self, head, scores, labels, index, crops):
+        """Sum over this micro-batch's labelled rows; `scores` [V * B, K] are crop-major."""
+        logits = scores / self.temperature
+        if self.targets is None:
+            return F.cross_entropy(logits, labels.tile([crops]), ignore_index=UNLABELLED, reduction="sum")
+        targets = paddle.to_tensor(self.targets[head][index.numpy()], dtype=logits.dtype)
+        return -(targets.tile([crops, 1]) * F.log_softmax(logits, axis=-1)).sum()
+
+    def after_step(self, step):
+        for embeddings, index in self._pending:
+            self.bank.push(embeddings, index.numpy())
+        self._pending = []
+
+    def histograms(self):
+        return {"prototype_usage": np.concatenate(self.counts)}
+
+    # ---------------------------------------------------------------------------------------------- state
+    def shared_state(self):
+        state = {"epoch": self.epoch, "labels": self.labels.numpy(),
+                 "counts": {str(head): count for head, count in enumerate(self.counts)}}
+        if self.targets is not None:
+            state["targets"] = {str(head): table for head, table in enumerate(self.targets)}
+        return state
+
+    def load_shared_state(self, state):
+        labels = np.asarray(state["labels"])
+        if labels.shape != tuple(self.labels.shape):
+            raise ValueError(f"the checkpoint labels {labels.shape[1]} images for {labels.shape[0]} heads, this run "
+                             f"has {self.labels.shape[1]} and {self.labels.shape[0]}: resume with the data it was "
+                             "trained on, or start a new run from its weights with Global.pretrained_model")
+        if self.targets is not None and "targets" not in state:
+            raise ValueError("the checkpoint holds hard labels only: resume with Model.assignment: hard")
+        self.epoch, self.labels = state["epoch"], paddle.to_tensor(labels)
+        self.counts = [np.asarray(state["counts"][str(head)]) for head in range(len(self.counts))]
+        if self.targets is not None:
+            self.targets = [np.array(state["targets"][str(head)]) for head in range(len(self.counts))]
+
+    def rank_state(self):
+        return {"bank": self.bank.state()}
+
+    def load_rank_states(self, states, rank, world_size):
+        return self.bank.load([state["bank"] for state in states], rank, world_size)

@@ -1,0 +1,215 @@
+"""SwAV: swapping assignments between views (Caron et al. 2020, arXiv 2006.09882)."""
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, List, Optional, Sequence
+
+import paddle
+import paddle.nn.functional as F
+
+from passl.clustering.sinkhorn import harden, sinkhorn
+from passl.methods.base import Method, names
+from passl.methods.queue import EmbeddingQueue
+from passl.models.pretrain import PretrainModel
+from passl.registry import METHODS
+
+
+def swapped_loss(scores: paddle.Tensor, targets: paddle.Tensor, crops_for_assign: Sequence[int],
+                 temperature: float = 0.1) -> paddle.Tensor:
+    """Swapped prediction loss (SwAV eq. 1-2 with multi-crop, section 3.2).
+
+    scores: [V, B, K] prototype scores of all V crops. targets: [A, B, K] assignments of the crops `crops_for_assign`
+    (no gradient). Each assignment is predicted from every other crop; mean over pairs and images.
+    """
+    log_probabilities = F.log_softmax(scores / temperature, axis=-1)
+    total = log_probabilities.sum(axis=0)
+    loss = 0.0
+    for target, crop in zip(targets, crops_for_assign):
+        # Sum over the other crops at once: one product per assignment crop instead of one per pair.
+        others = total - log_probabilities[crop]
+        loss = loss - (target * others).sum(axis=-1).mean()
+    return loss / (len(crops_for_assign) * (scores.shape[0] - 1))
+
+
+def assignment_statistics(targets: paddle.Tensor, counts: paddle.Tensor,
+                          marginal_error: paddle.Tensor) -> Dict[str, paddle.Tensor]:
+    """Scalars that tell a healthy run from a collapsed one.
+
+    targets: [A, B, K] assignments; counts: [A, K] images whose first choice a prototype is.
+
+    target_entropy: mean entropy of an assignment in nats (ln K: every prototype equally likely, i.e. collapse).
+    prototypes_used: share of prototypes that are some image's first choice on this rank, per assignment crop;
+      at most B/K.
+    """
+    entropy = -(targets * paddle.log(targets.clip(min=1e-30))).sum(axis=-1).mean()
+    return {"target_entropy": entropy, "prototypes_used": (counts > 0).astype("float32").mean(),
+            "marginal_error": marginal_error.mean()}
+
+
+def check_crops(crops_for_assign: Sequence[int], nmb_crops: Optional[Sequence[int]], crop_count: Optional[int]) -> None:
+    """Refuse assignment crops that do not exist, and PASSL's second crop count when it contradicts the data section."""
+    if nmb_crops is not None and crop_count is not None and sum(nmb_crops) != crop_count:
+        raise ValueError(f"Model.nmb_crops {list(nmb_crops)} promises {sum(nmb_crops)} crops an image but "
+                         f"DataLoader.Train.dataset.num_crops gives {crop_count}: make them equal or drop nmb_crops")
+    if crop_count is None:
+        return
+    wrong = [crop for crop in crops_for_assign if not 0 <= crop < crop_count]
+    if wrong or not crops_for_assign or len(set(crops_for_assign)) != len(crops_for_assign):
+        raise ValueError(f"Model.crops_for_assign {list(crops_for_assign)} must name different crops between 0 and "
+                         f"{crop_count - 1}")
+
+
+@METHODS.register(*names("SwAV", "swav"), context=("batch_size", "world_size", "iterations_per_epoch", "crop_count"),
+                  legacy={"apex": "synchronised batch norm is set in DistributedStrategy.sync_batch_norm"})
+class SwAV(Method):
+    """Queue, joint Sinkhorn assignment and swapped loss on a multi-crop network.
+
+    backbone: type and options of the network (passl/models/backbones.py).
+    temperature: of the predictions (0.1 in every published run).
+    epsilon: Sinkhorn's entropy weight; 0.05 published. Lower it (0.03) when the loss stays at ln K.
+    sinkhorn_iterations: 3 published; fewer fail to converge.
+    crops_for_assign: crops whose assignments are computed; normally the large ones.
+    nmb_crops: PASSL's repetition of the data section's num_crops; checked against it when given.
+    queue_length: past embeddings over all ranks that join the assignment; 0 is none. Wanted when the global batch is
+      well below the number of prototypes; too long or too early a queue makes the loss rise.
+    epoch_queue_starts: first epoch (from 0) that fills the queue.
+    freeze_prototypes_niters: steps during which prototypes get no gradient; one epoch is usual.
+    freeze_prototypes_epochs: the same in epochs; replaces freeze_prototypes_niters when set.
+    assignment: 'soft' (published) or 'hard' (one-hot; converges faster, transfers slightly worse).
+    """
+
+    def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, epsilon: float = 0.05,
+                 sinkhorn_iterations: int = 3, crops_for_assign: List[int] = (0, 1),
+                 nmb_crops: Optional[List[int]] = None, queue_length: int = 0, epoch_queue_starts: int = 15,
+                 freeze_prototypes_niters: int = 313, freeze_prototypes_epochs: Optional[float] = None,
+                 assignment: str = "soft", batch_size: int = 1, world_size: int = 1,
+                 iterations_per_epoch: int = 1, crop_count: Optional[int] = None):
+        if assignment not in ("soft", "hard"):
+            raise ValueError(f"Model.assignment is '{assignment}'; choose soft or hard")
+        if not backbone.get("nmb_prototypes"):
+            raise ValueError("SwAV needs prototypes: set Model.backbone.nmb_prototypes (about 10 per expected class; "
+                             "3000 for ImageNet)")
+        if not isinstance(backbone["nmb_prototypes"], int):
+            raise ValueError("SwAV has one prototype head: Model.backbone.nmb_prototypes must be a single number")
+        check_crops(crops_for_assign, nmb_crops, crop_count)
+        if crop_count is not None and crop_count < 2:
+            raise ValueError("SwAV predicts one crop's assignment from another: set num_crops to at least 2 in all")
+        self.model = PretrainModel(backbone)
+        self.network = self.model
+        self.temperature = temperature
+        self.epsilon = epsilon
+        self.sinkhorn_iterations = sinkhorn_iterations
+        self.crops_for_assign = list(crops_for_assign)
+        # Rows of the network's output that get an assignment, and the queue that joins each: here the assignment crops.
+        self.assigned_views = list(crops_for_assign)
+        self.queue_of_view = list(range(len(self.assigned_views)))
+        self.epoch_queue_starts = epoch_queue_starts
+        self.frozen_steps = freeze_prototypes_niters
+        if freeze_prototypes_epochs is not None:
+            self.frozen_steps = math.ceil(freeze_prototypes_epochs * iterations_per_epoch)
+        self.hard = assignment == "hard"
+        self.epoch = 0
+        self.usage = paddle.zeros([backbone["nmb_prototypes"]])  # images per prototype (first choice) this epoch
+        self.queue = None
+        if queue_length:
+            self.queue = EmbeddingQueue(len(self.crops_for_assign), queue_length, batch_size * world_size, world_size,
+                                        backbone["output_dim"], paddle.get_default_dtype())
+
+    # ---------------------------------------------------------------------------------------------- one step
+    def views(self, batch: Dict[str, Any]) -> List[paddle.Tensor]:
+        """What the network is given: the crops (Un-Mix adds mixtures of them)."""
+        return batch["crops"]
+
+    def loss(self, scores: paddle.Tensor, targets: paddle.Tensor):
+        """(loss, its named parts) from scores [V, B, K] of all views and targets [A, B, K] of the assigned ones."""
+        return swapped_loss(scores, targets, self.crops_for_assign, self.temperature), {}
+
+    def training_step(self, batch, plan):
+        views = self.views(batch)
+        self.model.release_prototypes()
+        self.model.normalize_prototypes()
+        embedding, scores = self.network(views)
+        embedding = embedding.detach().reshape([len(views), -1, embedding.shape[-1]])
+        scores = scores.reshape([len(views), -1, scores.shape[-1]])
+        targets, statistics = plan or self.assign(embedding, scores.detach())
+        loss, parts = self.loss(scores, targets)
+        return loss, {**statistics, **parts}
+
+    @paddle.no_grad()
+    def assign(self, embedding: paddle.Tensor, scores: paddle.Tensor):
+        """Targets [A, B, K] and their statistics from the views' embeddings [V, B, D] and scores [V, B, K].
+
+        Scores of the queue, when it is full, stand before the batch's; only the batch's rows are returned.
+        """
+        scores = paddle.stack([scores[view] for view in self.assigned_views])
+        batch_size = scores.shape[1]
+        if self.queue is not None and self.epoch >= self.epoch_queue_starts:
+            if self.queue.usable:
+                past = self.model.scores(self.queue.entries)
+                scores = paddle.concat([paddle.stack([past[queue] for queue in self.queue_of_view]), scores], axis=1)
+            own = self.assigned_views[:len(self.crops_for_assign)]
+            self.queue.push(paddle.stack([embedding[view] for view in own]))
+        soft, marginal_error = sinkhorn(scores, self.epsilon, self.sinkhorn_iterations)
+        soft = soft[:, -batch_size:]
+        targets = harden(soft) if self.hard else soft
+        counts = F.one_hot(targets.argmax(axis=-1), targets.shape[-1]).sum(axis=1)
+        self.usage = self.usage + counts.sum(axis=0).astype(self.usage.dtype)
+        return targets, assignment_statistics(targets, counts, marginal_error)
+
+    def plan(self, batches):
+        """Joint targets of a step that is split into micro-batches, so that the split does not change them.
+
+        Costs one more forward pass without gradient per micro-batch; batch-norm statistics are those of the
+        micro-batches, and the running statistics see every micro-batch twice.
+        """
+        if len(batches) == 1:
+            return [None]
+        self.model.normalize_prototypes()
+        embeddings, scores = [], []
+        with paddle.no_grad():
+            for batch in batches:
+                views = self.views(batch)
+                embedding, score = self.network(views)
+                embeddings.append(embedding.reshape([len(views), -1, embedding.shape[-1]]))
+                scores.append(score.reshape([len(views), -1, score.shape[-1]]))
+        sizes = [score.shape[1] for score in scores]
+        targets, statistics = self.assign(paddle.concat(embeddings, axis=1), paddle.concat(scores, axis=1))
+        return [(part, statistics) for part in paddle.split(targets, sizes, axis=1)]
+
+    def after_backward(self, step):
+        if step < self.frozen_steps:
+            self.model.hold_prototypes()
+
+    # ---------------------------------------------------------------------------------------------- epochs, state
+    def on_epoch_start(self, epoch, batches=None):
+        self.epoch = epoch
+        self.usage = paddle.zeros_like(self.usage)
+
+    def histograms(self):
+        return {"prototype_usage": self.usage.numpy()}
+
+    def undo_point(self):
+        restore_buffers = super().undo_point()
+        queue = self.queue and (self.queue.entries, self.queue.filled)
+
+        def restore():
+            restore_buffers()
+            if queue:
+                self.queue.entries, self.queue.filled = queue
+
+        return restore
+
+    def shared_state(self):
+        return {"epoch": self.epoch}
+
+    def load_shared_state(self, state):
+        self.epoch = state["epoch"]
+
+    def rank_state(self):
+        return {} if self.queue is None else {"queue": self.queue.state()}
+
+    def load_rank_states(self, states, rank, world_size):
+        saved = [state["queue"] for state in states if "queue" in state]
+        if self.queue is None or not saved:
+            return "the checkpoint holds no queue; it starts empty" if self.queue is not None else None
+        return self.queue.load(saved, rank, world_size)

@@ -1,0 +1,28 @@
+"""Every method on two and three processes equals one process on the joined data: labels, losses, gradients, weights."""
+import numpy as np
+import pytest
+
+from tests.distributed.ranks import run_ranks
+from tests.methods.family import MODELS, train
+
+
+def train_here():
+    return {f"{model}/{name}": value for model in MODELS for name, value in train(model).items()}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_equal_one_process_on_the_joined_data(tmp_path, world_size):
+    runs = run_ranks(train_here, world_size, tmp_path, timeout=600)
+    for model in MODELS:
+        alone = train(model, mixing_ranks=world_size)
+        shares = [{name.split("/", 1)[1]: value for name, value in run.result.items() if name.startswith(model + "/")}
+                  for run in runs]
+        np.testing.assert_allclose(np.mean([share["losses"] for share in shares], 0), alone["losses"], atol=1e-6,
+                                   err_msg=model)
+        for share in shares:
+            np.testing.assert_array_equal(share["labels"], alone["labels"], err_msg=model)
+            for name in set(alone) - {"losses", "labels"}:
+                np.testing.assert_allclose(share[name], alone[name], rtol=1e-5, atol=1e-6, err_msg=f"{model}: {name}")
+        if alone["labels"].size:
+            assert (alone["labels"] == -100).any(axis=(1, 2)).all()  # unlabelled images were among those trained on

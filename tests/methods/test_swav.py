@@ -1,0 +1,46 @@
+"""SwAV against the PyTorch original: whole trajectories, and the parts of the loss."""
+import numpy as np
+import paddle
+import pytest
+
+from passl.clustering.sinkhorn import sinkhorn
+from passl.methods.swav import swapped_loss
+from tests.golden.networks import load
+from tests.methods.trajectory import check_final, run
+
+SMALL = ["swav_small_w1_s0", "swav_small_noqueue_w1_s0"]
+
+
+@pytest.mark.parametrize("name", [*SMALL, pytest.param("swav_rn50_w1_s0", marks=pytest.mark.slow)])
+def test_float64_trajectory_equals_reference(name):
+    golden = load(name + "_fp64.json")
+    losses, final, method = run(golden["case"], "float64")
+    np.testing.assert_allclose(losses, golden["losses_per_rank"][0], atol=1e-7, rtol=0)
+    check_final(final, golden, 1e-6)  # Paddle passes batch norm its momentum as a 32-bit number
+    if method.queue is not None:
+        assert np.linalg.norm(method.queue.entries.numpy()) == pytest.approx(golden["queue_norm"], abs=1e-7)
+
+
+@pytest.mark.parametrize("name", [*SMALL, pytest.param("swav_rn50_w1_s0", marks=pytest.mark.slow)])
+def test_float32_trajectory_equals_reference(name):
+    golden = load(name + ".json")
+    losses, final, _ = run(golden["case"], "float32")
+    expected = golden["losses_per_rank"][0]
+    np.testing.assert_allclose(losses[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    check_final(final, golden, 2e-3)
+
+
+def scores(batch, prototypes, offset):
+    rows, columns = np.arange(batch)[:, None], np.arange(prototypes)[None]
+    return (0.9 * np.sin(1.0 + offset + 0.7 * rows + 1.3 * columns)).astype("float32")
+
+
+@pytest.mark.parametrize("case", [c for c in load("reference_functions.json")["swapped_loss_B4_K3"]
+                                  if not c["reverse_unmix"]])
+def test_swapped_loss_equals_reference(case):
+    stacked = paddle.to_tensor(np.stack([scores(4, 3, offset) for offset in case["crop_offsets"]]))
+    targets = sinkhorn(paddle.stack([stacked[crop] for crop in case["crops_for_assign"]]),
+                       case.get("epsilon", 0.05), 3).soft
+    loss = swapped_loss(stacked, targets, case["crops_for_assign"])
+    assert float(loss) == pytest.approx(case["loss"], abs=1e-6)
