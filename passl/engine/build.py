@@ -1,0 +1,109 @@
+"""From a checked config to the parts of a run; every contradiction between sections is found here, before step 1."""
+from __future__ import annotations
+
+import copy
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from passl import distributed
+from passl.engine.callbacks import Callback
+from passl.registry import METHODS
+
+
+class RunError(ValueError):
+    """A run that cannot start or go on; the message says what to change."""
+
+
+def refuse_unsupported(config: Mapping[str, Any], world_size: int) -> None:
+    """Stop at sections that PASSL knows and this library has no use for, instead of training something else."""
+    if config.get("EMA"):
+        raise RunError("the EMA section has no effect on any method here (none of them averages weights): remove it")
+    if world_size > 1 and not config["DistributedStrategy"]["data_parallel"]:
+        raise RunError(f"DistributedStrategy.data_parallel is False but {world_size} processes run: data parallelism "
+                       "is the only strategy, set it to True or start one process")
+
+
+def build_method(config: Mapping[str, Any], loader):
+    """The method that Model.name stands for, told what it needs to know about the data."""
+    dataset = loader.dataset
+    crops = config["DataLoader"]["Train"]["dataset"].get("num_crops")
+    class_count = len(dataset.classes) or int(dataset.labels.max()) + 1 or None  # label lists have no names
+    method = METHODS.build(config["Model"], batch_size=loader.batch_size, world_size=distributed.world_size(),
+                           iterations_per_epoch=len(loader), crop_count=None if crops is None else sum(crops),
+                           dataset_size=len(dataset), class_count=class_count, seed=config["Global"]["seed"],
+                           losses=(config.get("Loss") or {}).get("Train"),
+                           metrics=(config.get("Metric") or {}).get("Train"))
+    if config["Global"]["online_probe"] and crops is not None:
+        from passl.evaluation.online import OnlineProbe
+
+        return OnlineProbe(method, dataset.labels, class_count or 0)
+    return method
+
+
+def scaled_optimizer(config: Mapping[str, Any], global_batch: int) -> Dict[str, Any]:
+    """The Optimizer section with all its learning rates brought from Global.lr_base_batch to `global_batch`."""
+    section = copy.deepcopy(dict(config["Optimizer"]))
+    factor = global_batch / (config["Global"]["lr_base_batch"] or global_batch)
+    for owner in [section, *(section.get("param_groups") or [])]:
+        schedule = owner.get("lr") or {}
+        for key in ("learning_rate", "eta_min", "warmup_start_lr"):
+            if schedule.get(key):
+                schedule[key] *= factor
+    return section
+
+
+def learning_rate_advice(config: Mapping[str, Any], global_batch: int,
+                         published: Optional[Tuple[float, float]] = None) -> List[str]:
+    """Warnings about a learning rate published for another global batch (linear rule, 0.6 at 256).
+
+    published: lowest and highest rate of the method's own recipe at 256; more than twice outside is worth a word.
+    """
+    optimizer = scaled_optimizer(config, global_batch)
+    rate = optimizer["lr"].get("learning_rate")
+    if published and rate:
+        low, high = (value * global_batch / 256 for value in published)
+        if not low / 2 <= rate <= 2 * high:
+            there = f"{published[0]:g}" if low == high else f"{published[0]:g} to {published[1]:g}"
+            return [f"Optimizer.lr.learning_rate {rate:g} does not fit a global batch of {global_batch}: {there} was "
+                    f"published for 256, i.e. about {low:.2g} here (linear rule); Global.lr_base_batch: 256 scales "
+                    "the rates of the file"]
+    if optimizer["name"] != "MomentumLARC" or rate is None:
+        return []
+    largest = 4.8 * max(1.0, global_batch / 4096) if global_batch >= 2048 else max(0.6 * global_batch / 256, 0.3)
+    if rate > 2 * largest:
+        return [f"Optimizer.lr.learning_rate {rate} is high for a global batch of {global_batch}: the published runs "
+                f"use 4.8 at 4096 and 0.6 at 256, i.e. about {largest:.3g} here (linear rule)"]
+    return []
+
+
+def prototype_advice(config: Mapping[str, Any], global_batch: int, images: int) -> List[str]:
+    """Warnings about numbers of prototypes that cannot be told apart by the data or the batch."""
+    prototypes = config["Model"].get("backbone", {}).get("nmb_prototypes")
+    if not isinstance(prototypes, int) or not prototypes:
+        return []
+    warnings = []
+    if prototypes > images:
+        warnings.append(f"Model.backbone.nmb_prototypes {prototypes} exceeds the {images} training images: most "
+                        f"prototypes stay empty; about 10 per expected class is usual, e.g. {max(2, images // 50)}")
+    queue = config["Model"].get("queue_length") or 0
+    if prototypes > 12 * (global_batch + queue):
+        warnings.append(f"each assignment spreads {global_batch + queue} images over {prototypes} prototypes; a queue "
+                        f"(Model.queue_length of about {prototypes}) or fewer prototypes make it well defined")
+    return warnings
+
+
+def build_callbacks(config: Mapping[str, Any], folder, interactive: bool) -> List[Callback]:
+    """The callbacks that the Global section asks for; what writes files runs on rank 0 only."""
+    from passl.engine import log, monitor
+
+    settings = config["Global"]
+    if distributed.rank() != 0:
+        return []
+    callbacks: List[Callback] = [log.LogLines(settings["print_batch_step"]),
+                                 monitor.JsonLines(folder / "metrics.jsonl"),
+                                 monitor.CropPicture(folder / "first_batch.png"),
+                                 monitor.ClassNames(folder / "classes.txt")]
+    if settings["progress"] == "bar" or settings["progress"] == "auto" and interactive:
+        callbacks.append(log.ProgressBar())
+    if settings["use_visualdl"]:
+        callbacks.append(monitor.VisualDL(folder.parent / "vdl", settings["print_batch_step"]))
+    return callbacks

@@ -1,0 +1,69 @@
+"""Process-wide settings that must be in place before Paddle is imported: threads, oneDNN, FLAGS, seeds."""
+from __future__ import annotations
+
+import os
+import random
+from typing import Any, Mapping, Optional
+
+
+def ranks_on_this_machine() -> int:
+    """Processes of the job that share this machine's cores, from the launcher's endpoint list."""
+    endpoints = [e for e in os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",") if e]
+    own = os.environ.get("PADDLE_CURRENT_ENDPOINT", "").split(":")[0]
+    return max(1, sum(endpoint.split(":")[0] == own for endpoint in endpoints))
+
+
+def available_cores() -> int:
+    """Cores this process may use (respects taskset and container CPU sets)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(num_threads: Optional[int] = None, flags: Optional[Mapping[str, Any]] = None, cpu: bool = True) -> int:
+    """Set what Paddle reads once, at its import, and return the number of CPU threads chosen.
+
+    Paddle starts with one thread and without oneDNN; threads = cores and oneDNN on about halve a ResNet-50 step on a
+    CPU (docs/benchmarks.md). Variables the user has set are kept. `flags` is Global.flags (FLAGS_* names).
+    """
+    threads = num_threads or max(1, available_cores() // ranks_on_this_machine())
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if cpu:
+        os.environ.setdefault("FLAGS_use_onednn", "1")  # Paddle 3
+        os.environ.setdefault("FLAGS_use_mkldnn", "1")  # Paddle 2.6
+    for name, value in (flags or {}).items():
+        os.environ[name] = str(int(value) if isinstance(value, bool) else value)
+    return int(os.environ["OMP_NUM_THREADS"].split(",")[0])
+
+
+def select_device(name: str) -> str:
+    """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the one in use.
+
+    ValueError when the installed Paddle has no support for it, with the remedy.
+    """
+    import paddle
+
+    if name == "auto":
+        name = "gpu" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "cpu"
+    if name == "gpu" and not paddle.is_compiled_with_cuda():
+        raise ValueError("Global.device is gpu but the installed Paddle has no CUDA: install paddlepaddle-gpu, or run "
+                         "with -o Global.device=cpu")
+    if name == "gpu" and not paddle.device.cuda.device_count():
+        raise ValueError("Global.device is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or "
+                         "run with -o Global.device=cpu")
+    local_rank = int(os.environ.get("PADDLE_LOCAL_RANK") or 0)
+    paddle.set_device(f"{name}:{local_rank}" if name != "cpu" and os.environ.get("PADDLE_LOCAL_RANK") else name)
+    return name
+
+
+def seed_everything(*entropy: int) -> None:
+    """Seed Paddle, numpy and Python from a tuple of numbers such as (seed, rank, step).
+
+    Called before every step, which makes every random number of a run a function of these numbers: resuming needs no
+    generator state.
+    """
+    import numpy as np
+    import paddle
+
+    value = int(np.random.SeedSequence([abs(int(e)) for e in entropy]).generate_state(1)[0])
+    paddle.seed(value)
+    np.random.seed(value)
+    random.seed(value)

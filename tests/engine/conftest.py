@@ -1,0 +1,25 @@
+"""One folder of images and one uninterrupted run for all tests of the engine in a process."""
+import pytest
+
+from tests.engine.runs import state_of, trainer, write_config, write_images
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def config(tmp_path, images):
+    return write_config(tmp_path, images)
+
+
+@pytest.fixture(scope="session")
+def straight_run(tmp_path_factory, images):
+    """(state after 3 epochs without interruption, losses of every step)."""
+    import json
+
+    run = trainer(write_config(tmp_path_factory.mktemp("straight"), images))
+    run.run()
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return state_of(run), [line["loss"] for line in lines if "loss" in line]
