@@ -1,0 +1,83 @@
+"""Features of a whole data set: one pass in evaluation mode, in the order of the data set, exact over ranks."""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Callable, NamedTuple, Tuple
+
+import numpy as np
+import paddle
+
+from passl import distributed
+
+
+class Shard(NamedTuple):
+    """This rank's part of a data set: features float32 [n, F], labels int64 [n] (-1: none), indices int64 [n]."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+@contextmanager
+def evaluation_mode(network: paddle.nn.Layer):
+    """Every layer in evaluation mode and no gradients inside the block; each layer's own mode comes back after it."""
+    modes = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
+    network.eval()
+    try:
+        with paddle.no_grad():
+            yield network
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+def feature_function(network: Callable) -> Callable[[paddle.Tensor], paddle.Tensor]:
+    """What turns images [B, 3, H, W] into features [B, F]: the network's `extract_feat`, else the network itself."""
+    return getattr(network, "extract_feat", network)
+
+
+def extract_shard(network: paddle.nn.Layer, loader) -> Shard:
+    """This rank's features, without the rows that only pad a batch and without images that could not be read.
+
+    network: gives pooled features by `extract_feat` (trunks and methods' models do), or by being called.
+    loader: of labelled images (`passl.data.build_loader`); its sampler decides what this rank gets.
+    ValueError for multi-crop data or features that are not [B, F]; FloatingPointError when a feature is not finite.
+    """
+    function, normalize = feature_function(network), loader.normalizer
+    features, labels, indices = [], [], []
+    with evaluation_mode(network):
+        for batch in loader.epoch(0):
+            if "image" not in batch:
+                raise ValueError("features are extracted from single images, and this data set gives several crops of "
+                                 "each: use ImageFolder with the evaluation transforms")
+            output = function(normalize(paddle.to_tensor(batch["image"])))
+            if not isinstance(output, paddle.Tensor) or output.ndim != 2:
+                raise ValueError(f"{type(network).__name__} gives no [B, F] features; hand over its trunk")
+            keep = np.flatnonzero(batch["valid"])
+            features.append(output.astype("float32").numpy()[keep])
+            labels.append(np.asarray(batch["label"])[keep])
+            indices.append(np.asarray(batch["index"])[keep])
+    shard = Shard(np.concatenate(features), np.concatenate(labels), np.concatenate(indices))
+    broken = int((~np.isfinite(shard.features).all(axis=1)).sum())
+    if broken:
+        raise FloatingPointError(f"the features of {broken} images are NaN or infinite: the network has diverged or "
+                                 "its weights are damaged")
+    return shard
+
+
+def extract_features(network: paddle.nn.Layer, loader) -> Tuple[np.ndarray, np.ndarray]:
+    """(features float32 [N, F], labels int64 [N]) of the whole data set, equal on all ranks.
+
+    Rows are in the order of the data set, each image once however the sampler spreads and pads them. Images that
+    could not be read (`image_errors: skip`) are left out. Arguments and errors as in `extract_shard`.
+    """
+    return gather(extract_shard(network, loader))
+
+
+def gather(shard: Shard) -> Tuple[np.ndarray, np.ndarray]:
+    """Features and labels of all ranks' shards, sorted by index, each index once."""
+    features, labels, indices = shard
+    if distributed.world_size() > 1:
+        features, labels, indices = (distributed.all_gather_rows(paddle.to_tensor(part)).numpy() for part in shard)
+    _, first = np.unique(indices, return_index=True)
+    return features[first], labels[first]

@@ -1,0 +1,83 @@
+import csv
+
+import numpy as np
+import pytest
+
+from passl.evaluation.confusion_matrix import ConfusionMatrix, draw_png, mean_class_accuracy, write_csv
+from passl.registry import METRICS
+from tests.simulated_ranks import run_ranks
+
+
+def one_hot(predictions, classes):
+    return np.eye(classes, dtype=np.float32)[predictions]
+
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 3, -1])
+PREDICTIONS = np.array([0, 0, 1, 2, 1, 0, 3, 3])
+MATRIX = [[2, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+
+
+def test_counts_and_mean_class_accuracy():
+    metric = METRICS.build({"name": "ConfusionMatrix"})
+    for part in (slice(0, 5), slice(5, 8), slice(8, 8)):
+        metric.update(one_hot(PREDICTIONS, 4)[part], LABELS[part])
+    assert metric.matrix().tolist() == MATRIX
+    expected = (0.5 + 0.5 + 1) / 3  # class 2 has no image
+    assert metric.result() == {"mean_class_accuracy": pytest.approx(expected), "metric": pytest.approx(expected)}
+    metric.reset()
+    metric.update(one_hot([1], 2), np.array([1]))
+    assert metric.matrix().tolist() == [[0, 0], [0, 1]]
+
+
+def test_ranks_give_what_one_process_gives():
+    def run(rank, collectives):
+        metric = ConfusionMatrix()
+        part = slice(0, 3) if rank == 0 else slice(3, 8)
+        metric.update(one_hot(PREDICTIONS, 4)[part], LABELS[part])
+        return metric.matrix(collectives).tolist()
+
+    assert run_ranks(2, run) == [MATRIX] * 2
+
+
+def test_csv_and_png(tmp_path):
+    names = ["cat", "dög", "a,b", "x"]
+    write_csv(np.array(MATRIX), tmp_path / "matrix.csv", names)
+    with open(tmp_path / "matrix.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1:] == names and [row[0] for row in rows[1:]] == names
+    assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == MATRIX
+
+    draw_png(np.array(MATRIX), tmp_path / "matrix.png", names)
+    from PIL import Image
+    with Image.open(tmp_path / "matrix.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert min(pixels.shape[:2]) >= 400 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+def test_large_matrix_is_drawn_without_numbers(tmp_path):
+    draw_png(np.eye(200, dtype=np.int64), tmp_path / "large.png")
+    assert (tmp_path / "large.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: ConfusionMatrix().matrix(), ValueError, "no batch"),
+    (lambda: mean_class_accuracy(np.zeros((3, 3), np.int64)), ValueError, "no labelled image"),
+    (lambda: write_csv(np.eye(3), "never.csv", ["a"]), ValueError, "1 class names .* 3 classes"),
+    (lambda: draw_png(np.zeros((2, 3)), "never.png"), ValueError, r"\[2, 3\]"),
+])
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_faults_are_raised_at_the_end():
+    metric = ConfusionMatrix()
+    metric.update(np.array([[0.0, np.nan]]), np.array([0]))
+    with pytest.raises(FloatingPointError, match="1 images"):
+        metric.result()
+    metric.reset()
+    metric.update(np.array([[0.0, 1.0]]), np.array([5]))
+    with pytest.raises(ValueError, match="1 labels are outside"):
+        metric.result()
+    with pytest.raises(ValueError, match="batches of 2 and of 3 classes"):
+        metric.update(np.zeros((1, 3)), np.array([0]))
