@@ -1,0 +1,94 @@
+"""A network as a static inference model, for Paddle Inference or ONNX, checked against the live one."""
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl.evaluation.extract import evaluation_mode
+from passl.inference.card import card_of
+from passl.inference.exported import model_files, run_exported
+from passl.models.classifier import FineTuneModel, LinearProbeModel
+
+OUTPUTS = ("auto", "features", "logits", "embedding")
+TOLERANCE = 1e-5
+
+
+class InferenceNetwork(nn.Layer):
+    """Normalised images [B, 3, H, W] -> one output: straight-line code that every exporter can trace."""
+
+    def __init__(self, model: nn.Layer, output: str):
+        super().__init__()
+        self.output = output
+        network = getattr(model, "res_model", model)
+        self.encoder = network.encoder
+        self.pooled = output != "logits" or not isinstance(model, LinearProbeModel) or model.linear.global_pooling
+        self.head = None
+        if output == "logits":
+            self.head = model.linear if isinstance(model, LinearProbeModel) else network.projection_head
+        elif output == "embedding":
+            self.head = network.projection_head
+
+    def forward(self, images):
+        features = self.encoder(images)
+        if self.pooled:
+            features = features.mean(axis=[2, 3])
+        if self.head is not None:
+            features = self.head(features)
+        if self.output == "embedding":
+            features = nn.functional.normalize(features, axis=1, epsilon=1e-12)
+        return features
+
+
+def decide_output(model: nn.Layer, output: str) -> str:
+    """`auto` is logits for a classifier and features for everything else; ValueError for what a model cannot give."""
+    is_classifier = isinstance(model, (LinearProbeModel, FineTuneModel))
+    if output == "auto":
+        output = "logits" if is_classifier else "features"
+    if output == "logits":
+        from passl.inference.use import require_classifier
+
+        require_classifier(model)
+    network = getattr(model, "res_model", model)
+    if output == "embedding" and (is_classifier or network.projection_head is None):
+        raise ValueError(f"{card_of(model).name} has no projection head, so it has no embedding: export features")
+    return output
+
+
+def export(model: nn.Layer, prefix: Path, input_shape: Sequence[Optional[int]] = (None, 3, 224, 224),
+           output: str = "auto", export_type: str = "paddle") -> List[Path]:
+    """Write `<prefix>.json` or `.pdmodel` with `<prefix>.pdiparams` (Paddle 3 or 2), or `<prefix>.onnx`.
+
+    input_shape: batch, channels, height, width; None is any size. The input is normalised float32. Returns the files
+    written. RuntimeError when the exported Paddle model's output differs from the live one by more than 1e-5 of its
+    largest value; ValueError for an output the model cannot give, or ONNX without paddle2onnx.
+    """
+    if len(input_shape) != 4 or input_shape[1] != 3:
+        raise ValueError(f"input_shape is [batch, 3, height, width] with null for any size, got {list(input_shape)}")
+    if export_type == "onnx" and importlib.util.find_spec("paddle2onnx") is None:
+        raise ValueError("exporting ONNX needs paddle2onnx: pip install 'passl[onnx]'")
+    network = InferenceNetwork(model, decide_output(model, output))
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    spec = [paddle.static.InputSpec([-1 if size is None else size for size in input_shape], "float32", "images")]
+    with evaluation_mode(network):
+        if export_type == "onnx":
+            paddle.onnx.export(network, str(prefix), input_spec=spec, opset_version=13)
+            return [prefix.with_name(prefix.name + ".onnx")]
+        images = check_images(input_shape)
+        live = network(paddle.to_tensor(images)).numpy()  # before to_static, which replaces the layer's forward
+        paddle.jit.save(paddle.jit.to_static(network, input_spec=spec, full_graph=True), str(prefix))
+    difference = float(np.abs(run_exported(prefix, images) - live).max() / max(np.abs(live).max(), 1e-12))
+    if difference > TOLERANCE:
+        raise RuntimeError(f"the exported model's output differs from the live one by {difference:.1e} of its largest "
+                           f"value (allowed: {TOLERANCE:.0e}); {prefix}.* are not usable")
+    return model_files(prefix)
+
+
+def check_images(input_shape: Sequence[Optional[int]]) -> np.ndarray:
+    """A fixed random batch of the shape an export takes; three images where the batch may be of any size."""
+    batch, _, height, width = input_shape
+    return np.random.RandomState(0).normal(size=[batch or 3, 3, height or 224, width or 224]).astype(np.float32)

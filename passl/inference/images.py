@@ -1,0 +1,88 @@
+"""Images as people have them - paths, folders, arrays, PIL images, tensors - to batches a network takes."""
+from __future__ import annotations
+
+import os
+from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+
+import numpy as np
+import paddle
+
+from passl.data.decode import read_image
+from passl.data.device import Normalizer
+from passl.data.samples import find_samples
+from passl.data.streams import Stream
+from passl.data.transforms import ImageTransform
+
+
+class Images(NamedTuple):
+    """items: one a picture, paths or arrays; single: the caller gave one picture, not several."""
+
+    items: List[Any]
+    single: bool
+
+
+def collect(images: Any) -> Images:
+    """What the caller gave as a flat list of pictures.
+
+    A picture is the path of an image file, a PIL image, a uint8 array or tensor [H, W, 3] (or [H, W] grey, [3, H, W]),
+    or a float array or tensor [3, H, W], which is taken as normalised already. With a leading dimension arrays and
+    tensors are batches. A folder stands for all images in it. Lists may mix these.
+    TypeError or ValueError for anything else, and for an empty list.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        if os.path.isdir(images):
+            samples = find_samples(os.fspath(images), labelled=False)
+            return Images([samples.path(index) for index in range(len(samples))], False)
+        return Images([os.fspath(images)], True)
+    if isinstance(images, paddle.Tensor):
+        images = images.numpy()
+    if isinstance(images, np.ndarray):
+        if images.ndim == 4:
+            return Images([_array(image) for image in images], False)
+        return Images([_array(images)], True)
+    if hasattr(images, "convert"):  # a PIL image
+        return Images([np.asarray(images.convert("RGB"))], True)
+    if isinstance(images, Mapping) or not isinstance(images, Sequence):
+        raise TypeError(f"cannot read images from {type(images).__name__}; give a path, a folder, a PIL image, a uint8 "
+                        "array [H, W, 3], a float tensor [3, H, W], or a list of these")
+    if not len(images):
+        raise ValueError("the list of images is empty")
+    return Images([item for image in images for item in collect(image).items], False)
+
+
+def _array(image: np.ndarray) -> np.ndarray:
+    """One picture as uint8 [H, W, 3] or float32 [3, H, W]."""
+    if image.dtype == np.uint8:
+        if image.ndim == 2:
+            return np.repeat(image[..., None], 3, axis=2)
+        if image.ndim == 3 and image.shape[2] == 3:
+            return np.ascontiguousarray(image)
+        if image.ndim == 3 and image.shape[0] == 3:
+            return np.ascontiguousarray(image.transpose(1, 2, 0))
+        wanted = "uint8 arrays are [H, W, 3], [3, H, W] or [H, W]"
+    elif image.dtype.kind == "f" and image.ndim == 3 and image.shape[0] == 3:
+        return image.astype(np.float32)
+    else:
+        wanted = "integers must be uint8 (0..255); floats are normalised tensors [3, H, W] or [B, 3, H, W]"
+    raise ValueError(f"an array of {image.dtype} {list(image.shape)} is no picture: {wanted}")
+
+
+def batches(items: Sequence[Any], transform: Sequence[Mapping[str, Any]], batch_size: int
+            ) -> Iterator[Tuple[int, paddle.Tensor]]:
+    """Yield (number of the first item, float32 [b, 3, H, W]) over all items, uint8 pictures and files transformed."""
+    pixels = ImageTransform(list(transform))
+    normalize = Normalizer(*pixels.normalization)
+    for start in range(0, len(items), batch_size):
+        prepared = [_prepare(item, pixels, normalize) for item in items[start:start + batch_size]]
+        shapes = sorted({tuple(image.shape) for image in prepared})
+        if len(shapes) > 1:
+            raise ValueError(f"pictures of one batch have shapes {' and '.join(map(str, shapes[:2]))} after the "
+                             "transforms; end the transform list with a crop of fixed size, or give them one by one")
+        yield start, paddle.concat(prepared) if len(prepared) > 1 else prepared[0]
+
+
+def _prepare(item: Any, pixels: ImageTransform, normalize: Normalizer) -> paddle.Tensor:
+    image = read_image(item) if isinstance(item, str) else item
+    if image.dtype == np.uint8:
+        return normalize(paddle.to_tensor(pixels(image, Stream(0, 0, 0))[None]))
+    return paddle.to_tensor(image[None])

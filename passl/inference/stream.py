@@ -1,0 +1,67 @@
+"""Many image files through a network: decoded by worker processes, in order, from any position."""
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, Callable, Iterator, List, NamedTuple, Sequence
+
+import numpy as np
+import paddle
+
+from passl.data.datasets import LabelledDataset
+from passl.data.loader import Loader
+from passl.data.sampler import DistributedBatchSampler
+from passl.data.samples import IMAGE_EXTENSIONS, SampleList, find_samples
+from passl.evaluation.extract import evaluation_mode
+from passl.inference.card import card_of
+
+
+class Batch(NamedTuple):
+    """start: number of the first image. output: what the function gave. readable: bool [b]."""
+
+    start: int
+    output: Any
+    readable: np.ndarray
+
+
+def find_images(places: Sequence[str]) -> SampleList:
+    """Images named by paths of files, folders and list files, in that order; classes of a single tree are kept."""
+    if len(places) == 1 and not _is_image(places[0]):
+        return find_samples(places[0], labelled=False)
+    paths: List[str] = []
+    for place in places:
+        samples = SampleList([place]) if _is_image(place) else find_samples(place, labelled=False)
+        paths.extend(samples.path(index) for index in range(len(samples)))
+    return SampleList(paths)
+
+
+def digest(samples: SampleList) -> str:
+    """SHA-256 of the paths, in order: whether two lists of images are the same list."""
+    total = hashlib.sha256()
+    for index in range(len(samples)):
+        total.update(os.fsencode(samples.path(index)) + b"\n")
+    return total.hexdigest()
+
+
+def _is_image(place: str) -> bool:
+    return os.fspath(place).lower().endswith(IMAGE_EXTENSIONS) and not os.path.isdir(place)
+
+
+def stream(model, samples: SampleList, function: Callable[[paddle.Tensor], Any], batch_size: int, workers: int,
+           skip_unreadable: bool = False, first_batch: int = 0) -> Iterator[Batch]:
+    """`function` of every image, batch by batch; results do not depend on `workers`.
+
+    function: float32 [B, 3, H, W] -> anything. skip_unreadable: a file that cannot be decoded is marked instead of
+    ending the run with its name (DataError); its row holds another image's output.
+    """
+    dataset = LabelledDataset(samples, list(card_of(model).transform), None, "skip" if skip_unreadable else "error", 0)
+    loader = Loader(dataset, DistributedBatchSampler(len(samples), batch_size), num_workers=workers)
+    normalize = loader.normalizer
+    start = first_batch * batch_size
+    try:
+        with evaluation_mode(model):
+            for batch in loader.epoch(0, start_iteration=first_batch):
+                yield Batch(start, function(normalize(paddle.to_tensor(batch["image"]))), batch["valid"])
+                start += len(batch["index"])
+    finally:
+        loader.close()

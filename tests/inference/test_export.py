@@ -1,0 +1,57 @@
+"""Exported models compute what the live ones do, for every kind of model."""
+import numpy as np
+import paddle
+import pytest
+
+import passl
+import passl.inference.export as export_module
+from passl.inference.export import export
+from passl.inference.exported import run_exported
+
+SHAPE = [None, 3, 16, 16]
+
+
+@pytest.mark.parametrize("source, output", [
+    ("pretrained", "features"), ("pretrained", "embedding"), ("trained_probe", "logits")])
+def test_parity(request, tmp_path, source, output):
+    model = passl.get_model(str(request.getfixturevalue(source)))
+    files = export(model, tmp_path / "deep" / "net", SHAPE, output)
+    assert len(files) == 2 and all(file.is_file() for file in files)
+    images = np.random.RandomState(1).normal(size=(5, 3, 16, 16)).astype(np.float32)
+    tensor = paddle.to_tensor(images)
+    live = {"features": model.extract_feat, "logits": model, "embedding": lambda x: model([x])[0]}[output](tensor)
+    np.testing.assert_allclose(run_exported(tmp_path / "deep" / "net", images), live.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name, options", [
+    ("resnet18", {}), ("swav_resnet18_finetune", {"class_num": 4}),
+    ("swav_resnet18_linearprobe", {"class_num": 4, "global_pooling": False, "use_bn": True})])
+def test_every_head(tmp_path, name, options):
+    model = passl.get_model(name, stem="small", base_channels=4, **options)
+    model.card.has_classifier = True
+    export(model, tmp_path / "net", SHAPE)
+    images = paddle.rand([2, 3, 16, 16])
+    np.testing.assert_allclose(run_exported(tmp_path / "net", images.numpy()), model(images).numpy(), atol=1e-5)
+
+
+def test_the_check_finds_a_difference(tmp_path, monkeypatch):
+    model = passl.get_model("resnet18", stem="small", base_channels=4)
+    real = export_module.run_exported
+    monkeypatch.setattr(export_module, "run_exported", lambda prefix, images: real(prefix, images) * 1.0001)
+    with pytest.raises(RuntimeError, match="differs from the live one by"):
+        export(model, tmp_path / "net", SHAPE)
+
+
+def test_what_cannot_be_exported(tmp_path, monkeypatch):
+    trunk = passl.get_model("resnet18", stem="small", base_channels=4)
+    with pytest.raises(ValueError, match="no projection head"):
+        export(trunk, tmp_path / "net", SHAPE, "embedding")
+    with pytest.raises(ValueError, match="no classifier"):
+        export(trunk, tmp_path / "net", SHAPE, "logits")
+    with pytest.raises(ValueError, match="would be random"):
+        export(passl.get_model("swav_resnet18_linearprobe", stem="small", base_channels=4), tmp_path / "net", SHAPE)
+    with pytest.raises(ValueError, match="batch, 3, height, width"):
+        export(trunk, tmp_path / "net", [None, 224, 224])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"passl\[onnx\]"):
+        export(trunk, tmp_path / "net", SHAPE, export_type="onnx")
