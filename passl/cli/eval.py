@@ -1,0 +1,102 @@
+"""`passl-eval -c config.yaml -o Global.pretrained_model=...`: accuracy of a trained probe or fine-tuned model."""
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from passl.cli.arguments import make_parser
+from passl.cli.run import run_guarded
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Entry point of the command; needs Global, Model and DataLoader.Eval of a config, no Optimizer."""
+    parser = make_parser("passl-eval", "Evaluate a trained classifier on DataLoader.Eval; prints the metrics and "
+                         "writes them as JSON, with the confusion matrix, to <output_dir>/<Model.name>/eval.")
+    options = parser.parse_args(arguments)
+
+    def evaluate() -> None:
+        from passl.cli.run import start
+
+        with start(parser, options, "eval", save_config=False) as config:
+            results = run(config)
+            from passl import distributed
+
+            if distributed.rank() == 0:
+                print(json.dumps(results, indent=1))
+
+    return run_guarded(parser.prog, evaluate)
+
+
+def run(config) -> dict:
+    """Validate what `config` describes with its weights; rank 0 writes the files. Returns the metrics."""
+    from passl import distributed
+    from passl.data.samples import DataError
+    from passl.engine.evaluations import build_validation
+    from passl.engine.log import LOGGER
+    from passl.engine.precision import Precision
+    from passl.evaluation.confusion_matrix import ConfusionMatrix
+    from passl.methods.classify import Classification
+    from passl.models.pretrained import find_weights
+    from passl.registry import METHODS
+    from passl.weights import load_into
+
+    settings = config["Global"]
+    weights = settings["pretrained_model"] or settings["checkpoint"]
+    if not weights:
+        raise ValueError("nothing to evaluate: set Global.pretrained_model to the weights of a trained classifier, for "
+                         "instance output/<Model.name>/best")
+    if not (config.get("DataLoader") or {}).get("Eval"):
+        raise DataError("DataLoader.Eval is missing: it names the images to evaluate on")
+    method_class = METHODS.get(config["Model"]["name"])
+    if not (isinstance(method_class, type) and issubclass(method_class, Classification)):
+        raise ValueError(f"{config['Model']['name']} has no classifier to evaluate: train a probe on it (a linearprobe "
+                         "config), or use passl-knn")
+    path = find_weights(weights)
+    method = METHODS.build(config["Model"], class_count=None if has_class_number(config) else classes_in(path))
+    LOGGER.info(str(load_into(method.model, path, strict="all")))  # a random head would look like a bad result
+    precision = Precision(config.get("FP16"), settings["device"])
+    validation = build_validation(config, method, None, precision.autocast)
+    matrix = next((metric for metric in validation.metrics if isinstance(metric, ConfusionMatrix)), None)
+    if matrix is None:
+        matrix = ConfusionMatrix()
+        validation.metrics = [*validation.metrics, matrix]
+    results = validation.run(method)
+    counts = matrix.matrix()
+    names = validation.loader.dataset.classes
+    names = names if len(names) == len(counts) else [str(number) for number in range(len(counts))]
+    validation.close()
+    results = {**results, "images": int(counts.sum()), "weights": str(path)}
+    if distributed.rank() == 0:
+        write(Path(settings["output_dir"]) / config["Model"]["name"] / "eval", results, counts, names)
+    return results
+
+
+def has_class_number(config) -> bool:
+    model = config["Model"]
+    return bool(model.get("class_num") or (model.get("backbone") or {}).get("output_dim"))
+
+
+def classes_in(path: Path) -> Optional[int]:
+    """Outputs of the classifier in a weight file."""
+    from passl.weights import read, recognise
+
+    found = recognise(read(path))[1]
+    return found.classes[0] if found.classes else None
+
+
+def write(folder: Path, results: dict, counts, names: List[str]) -> None:
+    """metrics.json (with the accuracy of each class), confusion_matrix.csv and confusion_matrix.png."""
+    from passl.evaluation.confusion_matrix import draw_png, write_csv
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images = counts.sum(1)
+    per_class = {name: float(counts[row, row] / images[row]) for row, name in enumerate(names) if images[row]}
+    (folder / "metrics.json").write_text(json.dumps({**results, "class_accuracy": per_class}, indent=1))
+    write_csv(counts, folder / "confusion_matrix.csv", names)
+    draw_png(counts, folder / "confusion_matrix.png", names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What passl-knn and passl-probe share: features of two labelled folders, kept on disk when asked."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from passl.cli.models import make_model_parser, open_model, require_weights
+
+
+def make_features_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """A model parser with --train, --test, --cache and --output."""
+    parser = make_model_parser(prog, description)
+    parser.add_argument("--train", required=True, metavar="FOLDER", help="labelled images to learn from: a class tree "
+                        "or a list file")
+    parser.add_argument("--test", required=True, metavar="FOLDER", help="labelled images to classify")
+    parser.add_argument("--cache", metavar="FOLDER", help="keep the features here; another call with the same weights, "
+                        "images and transforms takes them from there")
+    parser.add_argument("--output", metavar="FILE", help="write the results as JSON")
+    return parser
+
+
+def join_and_open(options: argparse.Namespace):
+    """Join the job, if the command was launched on several processes, and build the model."""
+    from passl import distributed
+    from passl.engine import environment
+
+    distributed.check_launch_environment()
+    environment.prepare(options.threads, cpu=options.device != "gpu")
+    distributed.initialize(environment.select_device(options.device))
+    model = open_model(options)
+    require_weights(model)
+    return model
+
+
+def features_of(model, root: str, options: argparse.Namespace):
+    """(features [N, F], labels [N], class names) of a labelled folder, all rows on every rank, in its order."""
+    from passl import distributed
+    from passl.evaluation.extract import extract_features
+    from passl.evaluation.features import fingerprint, load_features, save_features
+    from passl.evaluation.loaders import evaluation_loader
+    from passl.inference.stream import digest
+
+    section = {"dataset": {"name": "ImageFolder", "root": root, "transform": list(model.card.transform)},
+               "sampler": {"batch_size": options.batch_size}, "loader": {"num_workers": options.workers}}
+    loader = evaluation_loader(section, place=root)
+    place = Path(options.cache) / Path(root).name if options.cache else None
+    key = {"weights": fingerprint(model.state_dict()), "images": digest(loader.dataset.samples),
+           "transform": list(model.card.transform)}
+    cached = load_features(place, key) if place else None
+    if cached is not None:
+        return cached.features, cached.labels, loader.dataset.classes
+    try:
+        features, labels = extract_features(model, loader)
+    finally:
+        loader.close()
+    if place and distributed.rank() == 0:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_features(place, key, features, labels)
+    return features, labels, loader.dataset.classes

@@ -1,0 +1,44 @@
+"""The options of commands that use a trained model, and how they open it."""
+from __future__ import annotations
+
+import argparse
+
+import passl
+
+MODEL_HELP = ("a run's folder or checkpoint (output/swav_resnet50_pretrain), a weight file of any library passl reads, "
+              "or a name of passl.list_models()")
+
+
+def make_model_parser(prog: str, description: str, batch_size: int = 64) -> argparse.ArgumentParser:
+    """A parser with MODEL, --weights, --device, --batch-size, --workers and --version; the command adds its own."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--weights", metavar="FILE", default=None, help="weights for a model given by name; 'released' "
+                        "takes the published ones, from the local folder or the network")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "xpu", "npu"))
+    parser.add_argument("--batch-size", type=int, default=batch_size, metavar="N", help="images per forward pass")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode; 0 decodes in the "
+                        "main process; about one per core on a GPU machine")
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help="CPU threads of the network; default: "
+                        "all cores")
+    parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
+    return parser
+
+
+def open_model(options: argparse.Namespace):
+    """Prepare the process, select the device and build the model of a command line."""
+    from passl.engine import environment
+
+    if options.batch_size < 1 or options.workers < 0:
+        raise ValueError(f"--batch-size {options.batch_size} must be at least 1 and --workers {options.workers} at "
+                         "least 0")
+    environment.prepare(options.threads, cpu=options.device != "gpu")
+    environment.select_device(options.device)
+    return passl.get_model(options.model, pretrained=True if options.weights == "released" else options.weights)
+
+
+def require_weights(model) -> None:
+    """ValueError for a network of random weights: its features would look like results."""
+    if model.card.source is None:
+        raise ValueError(f"{model.card.name} has random weights: add --weights FILE, --weights released, or name a "
+                         "run's folder")

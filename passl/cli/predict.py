@@ -1,0 +1,70 @@
+"""`passl-predict MODEL IMAGES...`: classes and probabilities of images."""
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from passl.cli.models import make_model_parser, open_model
+from passl.cli.run import run_guarded
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Entry point of the command."""
+    parser = make_model_parser("passl-predict", "Classify images with a trained probe or fine-tuned model.")
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders, or list files of paths")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="answers for each image")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line, for weights that bring none")
+    parser.add_argument("--output", metavar="FILE", help="write .json or .csv instead of lines on the terminal")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged files out instead of stopping")
+    options = parser.parse_args(arguments)
+    if options.output and Path(options.output).suffix not in (".json", ".csv"):
+        parser.error(f"--output {options.output}: the suffix must be .json or .csv")
+    return run_guarded(parser.prog, lambda: predict(options))
+
+
+def predict(options) -> None:
+    model = open_model(options)
+    import paddle.nn.functional as F
+
+    from passl.inference.card import read_class_names
+    from passl.inference.stream import find_images, stream
+    from passl.inference.use import describe, require_classifier
+
+    require_classifier(model)
+    classes = read_class_names(Path(options.classes)) if options.classes else model.card.classes
+    samples = find_images(options.images)
+    results: List[dict] = []
+    for batch in stream(model, samples, lambda images: F.softmax(model(images).astype("float32"), axis=1),
+                        options.batch_size, options.workers, options.skip_unreadable):
+        scores = batch.output.numpy()
+        if classes and len(classes) != scores.shape[1]:
+            raise ValueError(f"{len(classes)} class names for a classifier of {scores.shape[1]} classes: --classes "
+                             "names another file")
+        for row in batch.readable.nonzero()[0]:
+            path = samples.path(batch.start + int(row))
+            top = describe(scores[row], classes, options.top_k)["top"]
+            results.append({"path": path, "predictions": [{"class": name, "score": score} for name, score in top]})
+            if not options.output:
+                print(f"{path}: " + ", ".join(f"{name} {100 * score:.1f}%" for name, score in top), flush=True)
+    if options.output:
+        write(Path(options.output), results)
+
+
+def write(path: Path, results: List[dict]) -> None:
+    """JSON as it is, or CSV with one line for each image and rank."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        if path.suffix == ".json":
+            json.dump(results, file, indent=1)
+            return
+        writer = csv.writer(file)
+        writer.writerow(["path", "rank", "class", "score"])
+        for result in results:
+            for rank, prediction in enumerate(result["predictions"], 1):
+                writer.writerow([result["path"], rank, prediction["class"], f"{prediction['score']:.6f}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What training and evaluation commands do before Paddle is imported, and how their failures reach the user."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Iterator
+
+from passl.cli.arguments import read_config
+from passl.config import Config, ConfigError, load_config
+
+
+@contextmanager
+def start(parser: argparse.ArgumentParser, arguments: argparse.Namespace, log_name: str,
+          save_config: bool = True) -> Iterator[Config]:
+    """Check the launch, set threads, check the config, join the job, open the log; gives the checked config.
+
+    The order matters: Paddle reads thread count and flags once, when it is imported, and the check of components
+    imports it. The job is joined until the block ends, see `open_run`.
+    """
+    try:
+        raw = load_config(arguments.config, arguments.override)
+    except ConfigError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    prepare_process(raw)
+    config = read_config(parser, arguments)
+    with open_run(config, log_name, save_config):
+        yield config
+
+
+def prepare_process(raw: Config) -> None:
+    """Check the launch variables and set what Paddle reads once, from a configuration that is not checked yet."""
+    from passl import distributed
+    from passl.engine import environment
+
+    distributed.check_launch_environment()
+    settings = raw.get("Global") or {}
+    environment.prepare(settings.get("num_threads"), settings.get("flags"), settings.get("device", "auto") != "gpu")
+
+
+@contextmanager
+def open_run(config: Config, log_name: str, save_config: bool) -> Iterator[Path]:
+    """Select the device, join the job, make the output folder and open the log; gives the folder.
+
+    Until the block ends the ranks watch each other: one that is lost or fails ends the others with its name.
+    """
+    from passl import distributed
+    from passl.distributed.watchdog import watchdog
+    from passl.engine import environment, log
+
+    device = environment.select_device(config.Global.device)
+    distributed.initialize(device, timeout=config.Global.collective_timeout)
+    with watchdog(config.Global.lost_rank_timeout, config.Global.collective_timeout):
+        folder = Path(config.Global.output_dir) / config.Model.name
+        if distributed.rank() == 0:
+            prepare_folder(folder)
+        distributed.barrier()
+        logger = log.set_up(folder, log_name, distributed.rank())
+        if distributed.rank() == 0 and save_config:
+            config.save(folder / "config.yaml")
+            logger.info("resolved configuration:\n" + config.to_yaml())
+        yield folder
+
+
+def prepare_folder(folder: Path) -> None:
+    """Create the output folder and prove that files can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"cannot write to {folder} ({error.strerror}): choose another folder with "
+                              "-o Global.output_dir=...") from None
+
+
+def run_guarded(program: str, action: Callable[[], None]) -> int:
+    """Run a command; expected failures end it with their message and status 1 instead of a traceback.
+
+    PASSL_TRACEBACK=1 shows the traceback of those, too.
+    """
+    try:
+        action()
+        return 0
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        if os.environ.get("PASSL_TRACEBACK") or type(error).__module__ == "builtins" and not isinstance(
+                error, (ValueError, OSError)):
+            raise
+        sys.stdout.flush()
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,195 @@
+"""The commands that use a trained model, called as functions: files written, numbers right, bad input named."""
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import passl
+from passl.cli import assign, embed, eval, export, knn, main, predict, probe
+
+SERIAL = ["--workers", "0", "--device", "cpu", "--batch-size", "4"]
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_predict_writes_json_and_csv(trained_probe, pictures, tmp_path, capsys):
+    images = [str(pictures / "val"), str(next((pictures / "train").rglob("*.png")))]
+    output = ["--output", str(tmp_path / "p.json")]
+    assert predict.main([str(trained_probe), *images, "--top-k", "2", *output, *SERIAL]) == 0
+    results = json.loads((tmp_path / "p.json").read_text())
+    assert len(results) == 8
+    paths = [result["path"] for result in results]
+    expected = passl.inference_model(passl.get_model(str(trained_probe)), paths, top_k=2)
+    for ours, theirs in zip(results, expected):
+        assert [p["class"] for p in ours["predictions"]] == [name for name, _ in theirs["top"]]
+        np.testing.assert_allclose([p["score"] for p in ours["predictions"]], [s for _, s in theirs["top"]], atol=1e-5)
+    assert predict.main([str(trained_probe), images[1], "--output", str(tmp_path / "p.csv"), *SERIAL]) == 0
+    assert [row[1] for row in rows(tmp_path / "p.csv")] == ["rank", "1", "2", "3"]
+    assert predict.main([str(trained_probe), images[1], *SERIAL]) == 0
+    assert "colour_" in capsys.readouterr().out
+
+
+def test_predict_refuses_what_cannot_answer(pretrained, trained_probe, pictures, tmp_path, capsys):
+    assert predict.main([str(pretrained), str(pictures / "val"), *SERIAL]) == 1
+    assert "has no classifier" in capsys.readouterr().err
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    names = ["--classes", str(tmp_path / "names.txt")]
+    assert predict.main([str(trained_probe), str(pictures / "val"), *names, *SERIAL]) == 1
+    assert "2 class names for a classifier of 3" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        predict.main([str(trained_probe), "x.png", "--output", "p.txt"])
+
+
+def test_embed_is_independent_of_workers_and_resumes(pretrained, pictures, tmp_path, monkeypatch, capsys):
+    expected = passl.embed(passl.get_model(str(pretrained)), pictures / "train")
+    for workers in ("0", "2"):
+        folder = tmp_path / workers
+        arguments = [str(pretrained), str(pictures / "train"), "--output", str(folder), *SERIAL, "--workers", workers]
+        assert embed.main(arguments) == 0
+        np.testing.assert_allclose(np.load(folder / "features.npy"), expected, atol=1e-5)
+    index = rows(folder / "index.csv")
+    assert index[0] == ["row", "path", "class", "readable"] and index[1][2:] == ["colour_0", "1"] and len(index) == 12
+    assert embed.main(arguments) == 0  # complete: nothing to do
+    assert "0 of them now" in capsys.readouterr().out
+
+    from passl.inference import embedding_folder
+
+    monkeypatch.setattr(embedding_folder, "SAVE_SECONDS", -1.0)
+    real, seen = embedding_folder.stream, []
+
+    def interrupted(*arguments):
+        for batch in real(*arguments):
+            seen.append(batch.start)
+            yield batch
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedding_folder, "stream", interrupted)
+    arguments = [str(pretrained), str(pictures / "train"), "--output", str(tmp_path / "again"), *SERIAL]
+    with pytest.raises(KeyboardInterrupt):
+        embed.main(arguments)
+    assert not (tmp_path / "again" / "features.npy").exists()
+    assert embed.main(arguments) == 0
+    assert seen == [0, 4, 8]  # the third batch only, the second time
+    np.testing.assert_array_equal(np.load(tmp_path / "again" / "features.npy"), np.load(tmp_path / "0/features.npy"))
+    assert embed.main([str(pretrained), str(pictures / "val"), "--output", str(tmp_path / "again"), *SERIAL]) == 1
+    assert "embeddings of other images" in capsys.readouterr().err
+
+
+def test_embed_marks_unreadable_files(pretrained, pictures, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for number, path in enumerate(sorted((pictures / "val").rglob("*.png"))[:3]):
+        (tmp_path / "in" / f"{number}.png").write_bytes(path.read_bytes() if number != 1 else b"broken")
+    arguments = [str(pretrained), str(tmp_path / "in"), "--output", str(tmp_path / "out"), *SERIAL]
+    assert embed.main(arguments) == 1
+    assert "1.png" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="1.png"):
+        assert embed.main([*arguments, "--skip-unreadable"]) == 0
+    features = np.load(tmp_path / "out" / "features.npy")
+    assert np.isnan(features[1]).all() and np.isfinite(features[[0, 2]]).all()
+    assert [row[3] for row in rows(tmp_path / "out" / "index.csv")[1:]] == ["1", "0", "1"]
+
+
+def test_random_weights_are_no_features(pictures, tmp_path, capsys):
+    assert embed.main(["resnet18", str(pictures), "--output", str(tmp_path / "x"), *SERIAL]) == 1
+    assert "random weights" in capsys.readouterr().err
+
+
+def test_assign_writes_csv_and_links(pretrained, pictures, tmp_path, capsys):
+    arguments = [str(pretrained), str(pictures / "train"), *SERIAL]
+    assert assign.main([*arguments, "--output", str(tmp_path / "c.csv"), "--links", str(tmp_path / "links")]) == 0
+    table = rows(tmp_path / "c.csv")
+    clusters = passl.assign(passl.get_model(str(pretrained)), pictures / "train").clusters[:, 0]
+    assert table[0] == ["path", "cluster", "confidence"] and [int(row[1]) for row in table[1:]] == clusters.tolist()
+    links = sorted((tmp_path / "links").rglob("*.png"))
+    assert len(links) == 11 and all(link.is_symlink() and link.exists() for link in links)
+    assert '"nmi"' in capsys.readouterr().out  # the folder has classes
+    assert assign.main([*arguments, "--links", str(tmp_path / "links")]) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert assign.main([*arguments, "--balanced", "--output", str(tmp_path / "b.csv")]) == 0
+    with pytest.raises(SystemExit):
+        assign.main(arguments)
+
+
+def test_knn_and_probe_share_cached_features(pretrained, pictures, tmp_path, capsys):
+    data = ["--train", str(pictures / "train"), "--test", str(pictures / "val"), "--cache", str(tmp_path / "cache")]
+    assert knn.main([str(pretrained), *data, "--k", "1", "5", "--temperature", "0.1", "--output",
+                     str(tmp_path / "knn.json"), *SERIAL]) == 0
+    result = json.loads((tmp_path / "knn.json").read_text())["knn"]
+    model = passl.get_model(str(pretrained))
+    bank, queries = (passl.embed(model, pictures / part) for part in ("train", "val"))
+    unit = [features / np.linalg.norm(features, axis=1, keepdims=True) for features in (bank, queries)]
+    nearest = (unit[1] @ unit[0].T).argmax(1)
+    labels = [[int(path.parent.name[-1]) for path in sorted((pictures / part).rglob("*.png"))]
+              for part in ("train", "val")]
+    assert result[0]["top1"] == pytest.approx(np.mean(np.array(labels[0])[nearest] == np.array(labels[1])))
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["train", "val"]
+    assert probe.main([str(pretrained), *data, "--epochs", "3", "--strengths", "1", "--learning-rates", "0.1", "1",
+                       "--output", str(tmp_path / "probe.json"), *SERIAL]) == 0
+    result = json.loads((tmp_path / "probe.json").read_text())
+    assert [entry["solver"] for entry in result["probes"]] == ["sgd", "sgd", "logistic"]
+    assert result["best"]["top1"] == max(entry["top1"] for entry in result["probes"])
+    assert "| sgd | 0.1 |" in capsys.readouterr().out.replace("**", "")
+
+
+def test_eval_needs_no_optimizer_and_writes_metrics(trained_probe, tmp_path, capsys):
+    config = (trained_probe / "config.yaml").read_text()
+    start, end = config.index("Optimizer:"), config.index("DataLoader:")
+    (tmp_path / "eval.yaml").write_text(config[:start] + config[end:])
+    arguments = ["-c", str(tmp_path / "eval.yaml"), "-o", f"Global.output_dir={tmp_path}/out"]
+    assert eval.main([*arguments, f"Global.pretrained_model={trained_probe}/best"]) == 0
+    metrics = json.loads((tmp_path / "out/swav_resnet18_linearprobe/eval/metrics.json").read_text())
+    trained = [json.loads(line) for line in (trained_probe / "metrics.jsonl").read_text().splitlines()]
+    assert metrics["top1"] == pytest.approx(max(record.get("eval_top1", 0) for record in trained))
+    assert metrics["images"] == 7 and set(metrics["class_accuracy"]) == {"colour_0", "colour_1", "colour_2"}
+    assert {path.name for path in (tmp_path / "out/swav_resnet18_linearprobe/eval").iterdir()} == {
+        "metrics.json", "confusion_matrix.csv", "confusion_matrix.png"}
+    assert '"top1"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("override, message", [
+    ("Global.pretrained_model=null", "nothing to evaluate"), ("Global.pretrained_model=nowhere", "no weights at"),
+    ("DataLoader.Eval=null", "DataLoader.Eval is missing"),
+    ("Model={name: swav_resnet18_pretrain, backbone: {type: resnet18}}", "has no classifier")])
+def test_eval_says_what_is_missing(trained_probe, tmp_path, capsys, override, message):
+    arguments = ["-c", str(trained_probe / "config.yaml"), "-o", f"Global.output_dir={tmp_path}",
+                 f"Global.pretrained_model={trained_probe}/best", override]
+    assert eval.main(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_eval_refuses_a_random_head(trained_probe, pretrained, tmp_path, capsys):
+    assert eval.main(["-c", str(trained_probe / "config.yaml"), "-o", f"Global.output_dir={tmp_path}",
+                      f"Global.pretrained_model={pretrained}/latest"]) == 1
+    assert "linear.linear.weight" in capsys.readouterr().err
+
+
+def test_export_by_config_and_by_model(trained_probe, pretrained, tmp_path, capsys):
+    assert export.main(["-c", str(trained_probe / "config.yaml"), "-o", f"Global.output_dir={tmp_path}", "Export="
+                        "{input_shape: [null, 3, 16, 16]}", f"Global.pretrained_model={trained_probe}/best"]) == 0
+    assert (tmp_path / "swav_resnet18_linearprobe.pdiparams").is_file()
+    assert export.main(["--model", str(pretrained), "--to", str(tmp_path / "trunk"), "--size", "16"]) == 0
+    assert "trunk.pdiparams" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        export.main(["--model", str(pretrained)])
+
+
+def test_verbs(capsys):
+    assert main.main([]) == 0 and main.main(["--version"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in main.VERBS) and passl.__version__ in out
+    assert main.main(["predcit"]) == 2
+    assert "did you mean 'predict'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main.main(["predict", "--help"])
+    assert stop.value.code == 0
+
+
+def test_every_verb_is_a_console_script(repository):
+    text = (repository / "pyproject.toml").read_text()
+    for verb, (module, _) in main.VERBS.items():
+        assert f'passl-{verb} = "{module}:main"' in text

@@ -1,0 +1,63 @@
+"""The comparison's settings and verdicts, and one tiny comparison of all methods from start to table."""
+import json
+
+import pytest
+
+from tests.engine.runs import CONFIG, write_images
+from tools.compare_methods import main, parse, run_settings, table
+
+MODEL = {"name": "swav_resnet18_pretrain", "epsilon": 0.03, "queue_length": 8, "freeze_prototypes_epochs": 2,
+         "backbone": {"type": "resnet18", "nmb_prototypes": 6}}
+BASE = {"Global": {"epochs": 1}, "Model": MODEL,
+        "DataLoader": {"Train": {"dataset": {"size_crops": [16], "mean": [0.1] * 3, "std": [0.2] * 3}}}}
+
+
+@pytest.mark.parametrize("method, keys, prototypes", [
+    ("SwAV", {"epsilon", "queue_length", "freeze_prototypes_epochs"}, 6),
+    ("UnMixSwAV", {"epsilon", "queue_length", "freeze_prototypes_epochs"}, 6),
+    ("SeLaV2", {"epsilon", "freeze_prototypes_epochs"}, [6, 6]),
+    ("DeepClusterV2", set(), [6, 6]),
+])
+def test_each_method_takes_the_keys_it_knows(method, keys, prototypes):
+    settings = run_settings(BASE, method, 4, parse(["-c", "x.yaml", "--heads", "2", "--test", "folder"]))
+    assert set(settings["Model"]) == keys | {"name", "backbone"} and settings["Model"]["name"] == method
+    assert settings["Model"]["backbone"]["nmb_prototypes"] == prototypes and settings["Global"]["seed"] == 4
+    assert settings["DataLoader"]["Eval"]["dataset"]["transform"][-1]["Normalize"] == {"mean": [0.1] * 3,
+                                                                                      "std": [0.2] * 3}
+
+
+def test_without_test_images_it_says_what_to_do():
+    with pytest.raises(SystemExit, match="--test"):
+        run_settings(BASE, "SwAV", 0, parse(["-c", "x.yaml"]))
+
+
+@pytest.mark.parametrize("after, verdict", [([52, 50], "yes"), ([52, 41], "k-NN NO, probe yes")])
+def test_verdict_compares_the_gain_with_the_spread(after, verdict):
+    runs = [{"method": "SwAV", "seed": seed, "seconds": 90, "before": {"knn": 40 + seed, "probe": 50},
+             "after": {"knn": knn, "probe": 60}} for seed, knn in enumerate(after)]
+    line = table(runs, ["SwAV"]).splitlines()[-1]
+    mean, half = sum(after) / 2, (max(after) - min(after)) / 2
+    assert line == (f"| SwAV | 40.5 ± 0.5 | {mean:.1f} ± {half:.1f} | 50.0 ± 0.0 | 60.0 ± 0.0 | {verdict} | 1.5 |")
+
+
+def test_one_seed_gives_no_verdict():
+    run = {"method": "SwAV", "seed": 3, "seconds": 60, "before": {"knn": 40, "probe": 50},
+           "after": {"knn": 60, "probe": 60}}
+    assert "| one seed shows no spread |" in table([run], ["SwAV"])
+
+
+@pytest.mark.slow
+def test_one_comparison(tmp_path, capsys):
+    text = CONFIG.format(images=write_images(tmp_path / "train"), output=tmp_path / "output", batch=4)
+    config = tmp_path / "run.yaml"
+    config.write_text(text.replace("num_crops: [2, 1]", "num_crops: [2, 2]").replace("epochs: 3", "epochs: 1"))
+    test = write_images(tmp_path / "test", 10)
+    command = ["-c", str(config), "--test", str(test), "--seeds", "0", "--heads", "1",
+               "--output", str(tmp_path / "compare"), "--table", str(tmp_path / "results.md")]
+    main(command)
+    runs = [json.loads(line) for line in (tmp_path / "compare" / "runs.jsonl").read_text().splitlines()]
+    assert [run["method"] for run in runs] == ["SwAV", "DeepClusterV2", "SeLaV2", "UnMixSwAV"]
+    assert len({run["before"]["knn"] for run in runs}) == 1  # one network, one seed
+    first = (tmp_path / "results.md").read_text()
+    main(command)  # nothing is left to run
+    assert (tmp_path / "results.md").read_text() == first and first.strip() in capsys.readouterr().out

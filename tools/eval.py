@@ -1,0 +1,10 @@
+"""`python tools/eval.py ...` from a checkout: the same as the installed `passl-eval`."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from passl.cli.eval import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())
