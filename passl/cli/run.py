@@ -4,12 +4,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator
 
 from passl.cli.arguments import read_config
-from passl.config import Config, ConfigError, load_config
+from passl.config import Config, ConfigError, ConfigWarning, check, load_config
 
 
 @contextmanager
@@ -22,6 +23,9 @@ def start(parser: argparse.ArgumentParser, arguments: argparse.Namespace, log_na
     """
     try:
         raw = load_config(arguments.config, arguments.override)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConfigWarning)  # the full check below says them
+            check(raw, {})  # everything but the components, so that what is used before they are known has its type
     except ConfigError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     prepare_process(raw)

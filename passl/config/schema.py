@@ -163,9 +163,8 @@ TRANSFORM = ComponentList("TRANSFORMS", inner="transforms")
 
 DATASET = Component(
     "DATASETS",
-    Key("transform", TRANSFORM, ABSENT, "Operations on one image, in order."),
-    Key("batch_transform", TRANSFORM, ABSENT, "Operations on a whole batch."),
-    aliases={"transform_ops": "transform", "batch_transform_ops": "batch_transform", **CLASS_COUNT},
+    Key("transform", TRANSFORM, ABSENT, "Operations on one image, in order.", of_constructor=True),
+    aliases={"transform_ops": "transform", **CLASS_COUNT},
 )
 
 SAMPLER = Component(

@@ -76,4 +76,9 @@ class MultiPrototypes(nn.Layer):
 
 
 def prototypes(dimension: int, counts: Union[int, List[int]]) -> nn.Layer:
+    """Prototypes for a number, MultiPrototypes (one head each) for a list of numbers."""
+    for count in [counts] if isinstance(counts, int) else counts:
+        if count < 1:
+            raise ValueError(f"Model.backbone.nmb_prototypes is {counts}; expected a positive number of prototypes, or "
+                             "a list of them for several heads (0 builds a network without prototypes)")
     return Prototypes(dimension, counts) if isinstance(counts, int) else MultiPrototypes(dimension, counts)
