@@ -9,7 +9,7 @@ import paddle
 
 
 class Precision:
-    """FP16 section of the config: level O0 (fp32), O1 (autocast) or O2 (low-precision weights with fp32 masters).
+    """FP16 section of the config: level O0 (fp32), O1 or O2 (autocast of some or nearly all operators).
 
     On a CPU Paddle's autocast and loss scaling do nothing; levels above O0 then run in fp32, and `note` says so.
     bfloat16 has the exponent range of fp32, so its loss is not scaled.
@@ -29,15 +29,6 @@ class Precision:
         self.scaler = scaler
         if scaler is None and self.level != "O0" and self.dtype == "float16":
             self.scaler = paddle.amp.GradScaler(**dict(section.get("GradScaler") or {}))
-
-    def decorate(self, model: paddle.nn.Layer) -> None:
-        """Turn the weights of an O2 model into the low precision; the optimizer keeps fp32 masters."""
-        if self.level == "O2":
-            paddle.amp.decorate(models=model, level="O2", dtype=self.dtype)
-
-    @property
-    def master_weights(self) -> bool:
-        return self.level == "O2"
 
     def autocast(self):
         if self.level == "O0":

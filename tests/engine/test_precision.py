@@ -83,7 +83,7 @@ def test_scale_is_part_of_the_checkpoint():
 
 def test_on_a_cpu_the_level_is_named_once_and_fp32_is_run():
     precision = Precision({"level": "O1", "GradScaler": {}}, "cpu")
-    assert "FP16.level O1" in precision.note and precision.scaler is None and not precision.master_weights
+    assert "FP16.level O1" in precision.note and precision.scaler is None
 
 
 def test_everything_after_the_projection_head_stays_fp32():
