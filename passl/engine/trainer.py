@@ -63,7 +63,6 @@ class Trainer:
         environment.seed_everything(self.seed)  # the same initial weights on every rank
         self.precision = Precision(config.get("FP16"), self.device)
         self.method = build_method(config, self.loader)
-        self.precision.decorate(self.method.model)
         if settings["pretrained_model"]:
             self._start_from(settings["pretrained_model"])
         strategy = config["DistributedStrategy"]
@@ -72,8 +71,7 @@ class Trainer:
                              strategy["recompute"]["layerlist_interval"])
         distributed.convert_batch_norm(self.method.model, strategy["sync_batch_norm"])
         self.optimizer = GroupedOptimizer(scaled_optimizer(config, self.loader.global_batch_size),
-                                          self.method.trainable_parameters(), self.epochs, self.iterations,
-                                          self.precision.master_weights)
+                                          self.method.trainable_parameters(), self.epochs, self.iterations)
         self.method.distribute(distributed.wrap)
 
         self.store = checkpoint.CheckpointStore(self.folder, settings["max_num_latest_checkpoint"])

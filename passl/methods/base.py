@@ -1,6 +1,7 @@
 """What the trainer asks of a method; the unit of extension (docs/add_a_method.md walks through one)."""
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import paddle
@@ -11,6 +12,20 @@ from passl.models.backbones import ARCHITECTURES
 def names(method: str, prefix: str) -> List[str]:
     """What a method may be called in a config: its own name, and PASSL's form <prefix>_<architecture>_pretrain."""
     return [method] + [f"{prefix}_{architecture}_pretrain" for architecture in ARCHITECTURES]
+
+
+def full_precision(function: Callable) -> Callable:
+    """Decorator for what makes targets and loss of the network's fp32 outputs: it runs outside autocast.
+
+    The loop calls a method under autocast, which runs every matrix product in half precision, whatever its inputs.
+    """
+
+    @functools.wraps(function)
+    def outside_autocast(*arguments, **keywords):
+        with paddle.amp.auto_cast(enable=False):
+            return function(*arguments, **keywords)
+
+    return outside_autocast
 
 
 class Method:

@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 
 from passl import distributed
-from passl.methods.base import Method
+from passl.methods.base import Method, full_precision
 from passl.methods.memory_bank import MemoryBank
 from passl.methods.swav import check_crops
 from passl.models.heads import Prototypes
@@ -122,12 +122,17 @@ class EpochLabels(Method):
         scores = scores if isinstance(scores, list) else [scores]
         rows = embedding.detach().reshape([len(crops), -1, embedding.shape[-1]])
         self._pending.append((paddle.stack([rows[crop] for crop in self.crops_for_assign]), batch["index"]))
-        loss = sum(self._head_loss(head, score, labels[head], batch["index"], len(crops))
-                   for head, score in enumerate(scores))
+        loss = self._loss(scores, labels, labelled, batch["index"], len(crops))
         used = [(count > 0).mean() for count in self.counts]
-        return loss / labelled / (len(scores) * len(crops)), {
+        return loss, {
             "labelled": (labels[0] >= 0).astype("float32").mean(),
             "clusters_used": paddle.to_tensor(float(np.mean(used)))}
+
+    @full_precision
+    def _loss(self, scores, labels, labelled, index, crops):
+        """Sum over this micro-batch's labelled images divided by `labelled`, mean over heads and crops."""
+        loss = sum(self._head_loss(head, score, labels[head], index, crops) for head, score in enumerate(scores))
+        return loss / labelled / (len(scores) * crops)
 
     def _head_loss(self, head, scores, labels, index, crops):
         """Sum over this micro-batch's labelled rows; `scores` [V * B, K] are crop-major."""

@@ -8,12 +8,13 @@ import paddle
 import paddle.nn.functional as F
 
 from passl.clustering.sinkhorn import harden, sinkhorn
-from passl.methods.base import Method, names
+from passl.methods.base import Method, full_precision, names
 from passl.methods.queue import EmbeddingQueue
 from passl.models.pretrain import PretrainModel
 from passl.registry import METHODS
 
 
+@full_precision
 def swapped_loss(scores: paddle.Tensor, targets: paddle.Tensor, crops_for_assign: Sequence[int],
                  temperature: float = 0.1) -> paddle.Tensor:
     """Swapped prediction loss (SwAV eq. 1-2 with multi-crop, section 3.2).
@@ -136,6 +137,7 @@ class SwAV(Method):
         return loss, {**statistics, **parts}
 
     @paddle.no_grad()
+    @full_precision
     def assign(self, embedding: paddle.Tensor, scores: paddle.Tensor):
         """Targets [A, B, K] and their statistics from the views' embeddings [V, B, D] and scores [V, B, K].
 
