@@ -2,8 +2,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import passl
+
+if TYPE_CHECKING:
+    import paddle
 
 MODEL_HELP = ("a run's folder or checkpoint (output/swav_resnet50_pretrain), a weight file of any library passl reads, "
               "or a name of passl.list_models()")
@@ -26,7 +30,7 @@ def make_model_parser(prog: str, description: str, batch_size: int = 64) -> argp
     return parser
 
 
-def open_model(options: argparse.Namespace):
+def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
     """Prepare the process, select the device and build the model of a command line."""
     from passl.engine import environment
 
@@ -38,7 +42,7 @@ def open_model(options: argparse.Namespace):
     return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights)
 
 
-def require_weights(model) -> None:
+def require_weights(model: paddle.nn.Layer) -> None:
     """ValueError for a network of random weights: its features would look like results."""
     if model.card.source is None:
         raise ValueError(f"{model.card.name} has random weights: add --weights FILE, --weights released, or name a "

@@ -108,6 +108,8 @@ def _files(name: str, entry: Optional[zoo.Release],
         entries = [zoo.release(entry.trunk), entry] if entry.trunk else [entry]
         return [find_weights(weights_file(one)) for one in entries]
     paths = [pretrained] if isinstance(pretrained, (str, os.PathLike)) else list(pretrained)
+    if not paths:
+        raise ValueError(f"pretrained is an empty list; give '{name}' a path, two (trunk and classifier), or None")
     return [find_weights(os.fspath(path)) for path in paths]
 
 
