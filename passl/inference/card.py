@@ -3,13 +3,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence
+
+if TYPE_CHECKING:
+    import paddle
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.228, 0.224, 0.225]  # 0.228 for red is what the SwAV releases were trained with
 CLASS_NAMES = "classes.txt"
 
 
-def evaluation_transform(size: int = 224, mean=MEAN, std=STD) -> List[Mapping[str, Any]]:
+def evaluation_transform(size: int = 224, mean: Sequence[float] = MEAN,
+                         std: Sequence[float] = STD) -> List[Mapping[str, Any]]:
     """Centre crop of `size` pixels after the usual resize (256 for 224); small images are only resized to `size`."""
     resize = round(size * 256 / 224) if size >= 96 else size
     return [{"Resize": {"size": resize}}, {"CenterCrop": {"size": size}},
@@ -33,7 +37,7 @@ class ModelCard:
     has_prototypes: bool = False
 
 
-def card_of(model) -> ModelCard:
+def card_of(model: paddle.nn.Layer) -> ModelCard:
     """The card of a model from `get_model`; for any other layer one that trusts its weights."""
     card = getattr(model, "card", None)
     return card or ModelCard(name=type(model).__name__, has_classifier=True, has_prototypes=True)
