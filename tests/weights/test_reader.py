@@ -143,18 +143,21 @@ def test_real_safetensors_package_agrees(tmp_path):
 
 
 def test_real_torch_agrees(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="pip install torch to check against the files it writes")
     base = torch.arange(24.0).reshape(4, 6)
     tree = {"state_dict": {"rows": base[1:3, ::2], "turned": base.t(), "whole": base, "half": base.half(),
                            "brain": base.to(torch.bfloat16), "parameter": torch.nn.Parameter(base[0]),
                            "expanded": torch.ones(1).expand(5)}, "size": torch.Size([1, 2])}
-    for modern in (True, False):
-        torch.save(tree, tmp_path / "t.pth", _use_new_zipfile_serialization=modern)
+    for modern, protocol in ((True, 2), (True, 5), (False, 2), (False, 3), (False, 4), (False, 5)):
+        torch.save(tree, tmp_path / "t.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=modern)
         checkpoint = read(tmp_path / "t.pth")
         assert checkpoint.meta["size"] == (1, 2)
         for name, tensor in tree["state_dict"].items():
             expected = tensor.detach().float().numpy()
             np.testing.assert_array_equal(widen(checkpoint.tensors[name]).astype(np.float32), expected, err_msg=name)
+    torch.save({"a": torch.tensor([1 + 2j]).conj()}, tmp_path / "lazy.pth")
+    with pytest.raises(CheckpointError, match="conjugate or negative view"):
+        read(tmp_path / "lazy.pth")
     write_torch(str(tmp_path / "ours.pth"), ARRAYS)
     for name, tensor in torch.load(tmp_path / "ours.pth", weights_only=True).items():
         array = tensor.view(torch.int16).numpy().view(np.uint16) if name == "brain" else tensor.numpy()
