@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--allow-unknown", action="store_true", help="leave out keys nobody knows instead of stopping")
     parser.add_argument("--inert", action="append", default=[], metavar="NAME",
                         help="a class in the pickle that may be read as an empty record (never imported), for instance "
-                             "omegaconf.dictconfig.DictConfig; may be repeated")
+                             "pathlib.PosixPath; may be repeated (omegaconf and argparse need no asking)")
     parser.add_argument("--table", action="store_true",
                         help="print every key: from, to (PASSL's names without OUT), shape, dtype, change")
     parser.add_argument("--verify", action="store_true",

@@ -44,7 +44,7 @@ def read(path: Union[str, "os.PathLike[str]"], *, inert: Iterable[str] = (), che
     path: `.pth`, `.pth.tar`, `.pt` (zip or legacy stream), `.pdparams`, `.pdopt`, `.pdstates`, `.safetensors`, `.npz`;
         the format is found from the content, not from the name.
     inert: names of classes that may occur as records that do nothing (see `passl.weights.Inert`), for checkpoints that
-        pickle their configuration objects.
+        pickle objects beside their weights; those of omegaconf and argparse are records without asking.
     check_sums: compare the checksums of zip members (about 1 s per GB).
     Raises FileNotFoundError, CheckpointError (damaged, unknown), UnsafeCheckpoint (asks for more than plain values).
     """

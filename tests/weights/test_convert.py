@@ -430,3 +430,21 @@ def test_written_files_get_the_permissions_of_the_umask(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder"):
         convert_file(str(source), str(tmp_path), "paddle")
     assert sorted(os.listdir(tmp_path)) == ["w.pdparams", "w.pth"]
+
+
+def test_a_round_trip_adds_nothing_that_the_source_did_not_have(tmp_path):
+    """Neither the zero bias that lightly's head lacks nor counters that a file was saved without."""
+    state = OrderedDict((name, array) for name, array in renamed(no_bias(SINGLE), lightly, "model.").items()
+                        if "tracked" not in name)
+    convert_file(str(written(tmp_path / "in.pth", state)), str(tmp_path / "mid.pdparams"))
+    assert "res_model.projection_head.0.bias" in read(tmp_path / "mid.pdparams").tensors
+    convert_file(str(tmp_path / "mid.pdparams"), str(tmp_path / "out.pth"), "torch")
+    assert list(read(tmp_path / "out.pth").tensors) == list(state)
+
+
+def test_a_round_trip_keeps_what_was_added_in_between(tmp_path):
+    convert_file(str(written(tmp_path / "in.pth", renamed(TRUNK, str, "module."))), str(tmp_path / "mid.pdparams"))
+    checkpoint = read(tmp_path / "mid.pdparams")
+    checkpoint.tensors["res_model.prototypes.weight"] = np.ones((6, 5), np.float32)
+    names = list(convert(checkpoint, "torch").state)
+    assert names[:-1] == [f"module.{name}" for name in TRUNK] and names[-1] == "module.prototypes.weight"
