@@ -55,7 +55,7 @@ def open_run(config: Config, log_name: str, save_config: bool) -> Iterator[Path]
     from passl.engine import environment, log
 
     device = environment.select_device(config.Global.device)
-    distributed.initialize(device, timeout=config.Global.collective_timeout)
+    distributed.initialize(device)
     with watchdog(config.Global.lost_rank_timeout, config.Global.collective_timeout):
         folder = Path(config.Global.output_dir) / config.Model.name
         if distributed.rank() == 0:

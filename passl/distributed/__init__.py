@@ -26,7 +26,7 @@ from .collectives import (
     wait_for_ranks,
     world_size,
 )
-from .initialize import Launch, LaunchError, check_launch_environment, initialize
+from .initialize import Launch, LaunchError, check_launch_environment, initialize, launched_device
 
 # Modules that define Paddle layers or operators, imported when one of their names is first asked for.
 _LAZY = {
@@ -59,6 +59,7 @@ __all__ = [
     "gather_objects",
     "initialize",
     "is_initialized",
+    "launched_device",
     "local_rank",
     "rank",
     "wait_for_ranks",

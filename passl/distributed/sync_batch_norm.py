@@ -54,8 +54,9 @@ class _JointNormalise(PyLayer):
         count, mean, variance = combine_moments(parts[:, :1], parts[:, 1 : channels + 1], parts[:, channels + 1 :])
         inverse_deviation = 1 / paddle.sqrt(variance + epsilon)
         normalised = (wide - mean.reshape(per_channel)) * inverse_deviation.reshape(per_channel)
-        ctx.save_for_backward(normalised, weight, inverse_deviation, count)
-        ctx.channel_last, ctx.group, ctx.dtype = channel_last, group, inputs.dtype
+        # The inputs as they came, which the layer before holds as well; a float32 copy would double what a layer keeps.
+        ctx.save_for_backward(inputs, weight, paddle.stack([mean, inverse_deviation]), count)
+        ctx.channel_last, ctx.group = channel_last, group
         ctx.wanted = [not tensor.stop_gradient for tensor in (inputs, weight, bias)]
         output = normalised * weight.reshape(per_channel) + bias.reshape(per_channel)
         ctx.mark_non_differentiable(mean, variance)
@@ -63,16 +64,18 @@ class _JointNormalise(PyLayer):
 
     @staticmethod
     def backward(ctx, gradient, *_):
-        normalised, weight, inverse_deviation, count = ctx.saved_tensor()
-        axes, per_channel = _channel_axes(normalised.ndim, ctx.channel_last)
-        gradient = gradient.astype(normalised.dtype)
+        inputs, weight, moments, count = ctx.saved_tensor()
+        axes, per_channel = _channel_axes(inputs.ndim, ctx.channel_last)
+        mean, inverse_deviation = moments
+        normalised = (inputs.astype(mean.dtype) - mean.reshape(per_channel)) * inverse_deviation.reshape(per_channel)
+        gradient = gradient.astype(mean.dtype)
         bias_gradient = gradient.sum(axis=axes)
         weight_gradient = (gradient * normalised).sum(axis=axes)
         joint = all_reduce(paddle.concat([bias_gradient, weight_gradient]), group=ctx.group) / count
         mean_gradient, mean_product = (part.reshape(per_channel) for part in paddle.split(joint, 2))
         scale = (weight * inverse_deviation).reshape(per_channel)
         inputs_gradient = scale * (gradient - mean_gradient - normalised * mean_product)
-        gradients = inputs_gradient.astype(ctx.dtype), weight_gradient, bias_gradient
+        gradients = inputs_gradient.astype(inputs.dtype), weight_gradient, bias_gradient
         return tuple(gradient if wanted else None for gradient, wanted in zip(gradients, ctx.wanted))
 
 

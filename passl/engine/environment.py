@@ -35,11 +35,14 @@ def prepare(num_threads: Optional[int] = None, flags: Optional[Mapping[str, Any]
 
 
 def select_device(name: str) -> str:
-    """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the one in use.
+    """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the kind in use.
 
-    ValueError when the installed Paddle has no support for it, with the remedy.
+    Of several accelerators it is the one that the launcher chose for this process. ValueError when the installed
+    Paddle has no support for `name`, with the remedy.
     """
     import paddle
+
+    from passl.distributed import launched_device
 
     if name == "auto":
         name = "gpu" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "cpu"
@@ -49,8 +52,7 @@ def select_device(name: str) -> str:
     if name == "gpu" and not paddle.device.cuda.device_count():
         raise ValueError("Global.device is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or "
                          "run with -o Global.device=cpu")
-    local_rank = int(os.environ.get("PADDLE_LOCAL_RANK") or 0)
-    paddle.set_device(f"{name}:{local_rank}" if name != "cpu" and os.environ.get("PADDLE_LOCAL_RANK") else name)
+    paddle.set_device(launched_device(name))
     return name
 
 

@@ -38,7 +38,8 @@ class NonFiniteLoss(distributed.JointFailure):
 class Trainer:
     """Builds every part of a run from a checked config; `run` trains.
 
-    config: what `passl.config.check` returns. The process group, if there is one, must be initialised.
+    config: what `passl.config.check` returns. Paddle's device must be selected (`environment.select_device`) and the
+    process group, if there is one, initialised: NCCL joins on the device that is selected at that moment.
     callbacks: more of them, besides those the config asks for.
     Attributes that callbacks may read: method, loader, step, total_steps, folder.
     """
@@ -47,7 +48,7 @@ class Trainer:
         self.config = config
         settings = config["Global"]
         refuse_unsupported(config, distributed.world_size())
-        self.device = environment.select_device(settings["device"])
+        self.device = paddle.get_device().split(":")[0]
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.seed = settings["seed"]
         self.folder = Path(settings["output_dir"]) / config["Model"]["name"]
@@ -135,7 +136,9 @@ class Trainer:
                 self._save(["latest", "best"])
             limit = self.step >= self.total_steps and self.loader.sampler.iterations(self.consumed) > 0
             if stop or limit:
-                reason = "Global.max_train_step" if limit else interrupt.requested or "another rank"
+                if stop:
+                    interrupt.request("another rank")
+                reason = "Global.max_train_step" if limit else interrupt.requested
                 self._save(["latest"])
                 LOGGER.info(f"stopped by {reason}, saved after step {self.step}; resume with "
                             f"-o Global.checkpoint={self.folder / 'latest'}")
