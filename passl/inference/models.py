@@ -113,7 +113,8 @@ def _from_file(path: Path, name: Optional[str] = None) -> paddle.nn.Layer:
     card = _card(name or str(path), path, model, set())
     card.transform = transform_of(config)
     if config_path is not None and card.has_classifier:
-        card.classes = read_class_names(config_path.with_name(CLASS_NAMES))
+        names = find_config(path, CLASS_NAMES)
+        card.classes = read_class_names(names) if names else []
     return _finish(model, card)
 
 

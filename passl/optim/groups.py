@@ -26,7 +26,7 @@ class GroupedOptimizer:
         rules = [dict(rule) for rule in common.pop("param_groups", None) or []]
         self.clip = common.pop("grad_clip", None)
         self.groups: List[Tuple[str, List[Tuple[str, paddle.Tensor]], Any, Any]] = []
-        self._loaded: Mapping[str, Mapping[str, np.ndarray]] = {}
+        self._loaded: Dict[str, Dict[str, paddle.Tensor]] = {}  # of parameters that have not been stepped since
         remaining = list(named_parameters)
         for rule in rules + [{"name": None}]:
             name = rule.pop("name")
@@ -70,7 +70,7 @@ class GroupedOptimizer:
     def state_dict(self) -> Dict[str, Dict[str, np.ndarray]]:
         """{structured parameter name: {accumulator: array}} over all groups."""
         # Paddle creates accumulators at a parameter's first step; what was loaded before counts until then.
-        state = {name: dict(accumulators) for name, accumulators in self._loaded.items()}
+        state: Dict[str, Dict[str, np.ndarray]] = {}
         for _, named, optimizer, _ in self.groups:
             structured = {parameter.name: name for name, parameter in named}
             flat = dict(optimizer.state_dict())
@@ -81,6 +81,10 @@ class GroupedOptimizer:
                 state.setdefault(structured[owner], {})[key[len(owner) + 1:]] = np.asarray(value)
             for key, value in masters.items():
                 state.setdefault(structured[key], {})["master_weight"] = np.asarray(value)
+        self._loaded = {name: accumulators for name, accumulators in self._loaded.items()
+                        if not accumulators.keys() <= state.get(name, {}).keys()}
+        for name, accumulators in self._loaded.items():
+            state[name] = {**{key: np.asarray(value) for key, value in accumulators.items()}, **state.get(name, {})}
         return state
 
     def set_state_dict(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -89,16 +93,18 @@ class GroupedOptimizer:
         if unknown:
             raise ValueError(f"the optimizer state belongs to another model: it has {unknown[0]}"
                              f"{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}, which this model lacks")
-        self._loaded = {name: dict(accumulators) for name, accumulators in state.items()}
+        # Copies: the arrays are views of a mapped file, which may be gone before Paddle has made its accumulators.
+        self._loaded = {name: {accumulator: paddle.to_tensor(value) for accumulator, value in accumulators.items()}
+                        for name, accumulators in state.items()}
         for _, named, optimizer, _ in self.groups:
             flat: Dict[str, Any] = {}
             masters = {}
             for name, parameter in named:
-                for accumulator, value in state.get(name, {}).items():
+                for accumulator, value in self._loaded.get(name, {}).items():
                     if accumulator == "master_weight":
-                        masters[parameter.name] = paddle.to_tensor(value)
+                        masters[parameter.name] = value
                     else:
-                        flat[f"{parameter.name}_{accumulator}"] = paddle.to_tensor(value)
+                        flat[f"{parameter.name}_{accumulator}"] = value
             if masters:
                 flat["master_weights"] = masters
             if flat:

@@ -1,0 +1,130 @@
+"""What a run starts from, and whether that is the same run: decided once, by rank 0, and refused on all ranks."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from passl import distributed
+from passl.config import Config, load_config
+from passl.engine import checkpoint
+from passl.engine.checkpoint import CheckpointNotUsable
+from passl.engine.log import LOGGER
+
+# These say where a run starts, not what it does.
+START_KEYS = ("Global.checkpoint", "Global.overwrite")
+
+
+class StartRefused(CheckpointNotUsable, distributed.JointFailure):
+    """What to start from is missing or of another run; raised on all ranks."""
+
+
+def choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
+    """The checkpoint to resume, None for a fresh start; StartRefused when neither is possible without harm.
+
+    settings: the Global section. Rank 0 looks and tells the others, whose view of a shared folder may be older.
+    """
+    answer: Dict[str, Optional[str]] = {}
+    if distributed.rank() == 0:
+        try:
+            answer["start"] = _choose(settings, Path(folder))
+        except CheckpointNotUsable as error:
+            answer["refused"] = str(error)
+    answer = distributed.gather_objects(answer)[0]
+    if "refused" in answer:
+        raise StartRefused(answer["refused"])
+    return answer["start"]
+
+
+def _choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
+    latest, steps = folder / "latest", checkpoint.stored(folder)
+    if settings["checkpoint"] and settings["checkpoint"] != "auto":
+        return settings["checkpoint"]
+    if not os.path.lexists(latest) and not steps:
+        return None
+    if not settings["checkpoint"]:
+        if settings["overwrite"]:
+            return None
+        raise CheckpointNotUsable(
+            f"{folder} holds an earlier run: go on with it by -o Global.checkpoint=auto, write elsewhere by "
+            "-o Global.output_dir=..., or remove its checkpoints and metrics and start anew by "
+            "-o Global.overwrite=True")
+    problems = []
+    for candidate in [latest, *steps]:
+        try:
+            checkpoint.verify(checkpoint.locate(str(candidate)))
+        except CheckpointNotUsable as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            LOGGER.warning(f"{problems[0]}. Global.checkpoint=auto takes the newest that is whole: {candidate}")
+        return str(candidate)
+    raise CheckpointNotUsable(
+        f"Global.checkpoint=auto: {folder} holds an earlier run, but no checkpoint of it can be used. "
+        f"{'; '.join(dict.fromkeys(problems))}. Restore one, or start anew with another Global.output_dir or with "
+        "-o Global.checkpoint=None Global.overwrite=True")
+
+
+def load(prefix: str) -> checkpoint.Loaded:
+    """`checkpoint.load` on every rank; when one cannot read it, all fail and name it."""
+    if distributed.world_size() == 1:
+        return checkpoint.load(prefix)
+    loaded, error = None, None
+    try:
+        loaded = checkpoint.load(prefix)
+    except (CheckpointNotUsable, OSError) as failure:
+        error = failure
+    distributed.fail_together("reading the checkpoint", error)
+    return loaded
+
+
+def compare(loaded: checkpoint.Loaded, config: Config, shapes: Mapping[str, Tuple[int, ...]]) -> None:
+    """Say which settings are not those of the checkpoint; StartRefused when it is of another network or optimizer.
+
+    shapes: of this run's parameters and buffers, by name.
+    """
+    path = loaded.directory / checkpoint.CONFIG
+    saved_config = load_config(str(path)) if path.is_file() else None
+    for key in ("Model.name", "Optimizer.name") if saved_config is not None else ():
+        saved, own = saved_config.get_path(key), config.get_path(key)
+        if saved != own:
+            raise StartRefused(f"{loaded.directory} was written with {key} {saved}, this run has {own}: resume with "
+                               f"{path}, or start a new run from its weights with Global.pretrained_model")
+    saved_shapes = {name: tuple(value.shape) for name, value in loaded.parameters.items()}
+    if saved_shapes != shapes:
+        name = sorted(set(shapes.items()) ^ set(saved_shapes.items()))[0][0]
+        raise StartRefused(
+            f"{loaded.directory} holds another architecture: {name} is {saved_shapes.get(name, 'absent')} there and "
+            f"{shapes.get(name, 'absent')} here; resume with the config saved in it, {path}, or start a new run from "
+            "its weights with Global.pretrained_model")
+    changes = changed_settings(saved_config, config) if saved_config is not None else []
+    if changes:
+        LOGGER.warning("settings that were others when the checkpoint was written: " + ", ".join(changes))
+
+
+def changed_settings(saved: Config, config: Config) -> List[str]:
+    """"Global.seed 31 -> 32" for every setting that differs, in the order of their names."""
+    before, now = flat_settings(saved), flat_settings(config)
+    return [f"{key} {_short(before.get(key, 'absent'))} -> {_short(now.get(key, 'absent'))}"
+            for key in sorted({**before, **now}) if key not in START_KEYS
+            and (key not in before or key not in now or before[key] != now[key])]
+
+
+def flat_settings(config: Config) -> Dict[str, Any]:
+    """Every value of a configuration by its dotted path; lists of plain values and empty sections are values."""
+    def walk(path: str, value: Any):
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                yield from walk(f"{path}.{key}" if path else key, inner)
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for place, inner in enumerate(value):
+                yield from walk(f"{path}.{place}", inner)
+        else:
+            yield path, value
+
+    return dict(walk("", config.plain()))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
