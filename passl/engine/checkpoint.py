@@ -219,14 +219,14 @@ def locate(prefix: str) -> Path:
         return path.resolve()
     if (path / "latest" / MANIFEST).is_file():
         return (path / "latest").resolve()
+    if (path / PARAMETERS).is_file():
+        raise CheckpointNotUsable(f"{path} has lost its {MANIFEST}: it cannot be verified; resume from another one, or "
+                                  f"start a new run with -o Global.pretrained_model={path / PARAMETERS}")
     for file in (Path(text + ".pdparams"), Path(prefix)):
         if file.is_file():
             raise CheckpointNotUsable(
                 f"{file} is there, but not as a checkpoint of this library (no {MANIFEST}); its weights can start a "
                 f"new run with -o Global.pretrained_model={file}")
-    if (path / PARAMETERS).is_file():
-        raise CheckpointNotUsable(f"{path} has lost its {MANIFEST}: it cannot be verified; resume from another one, or "
-                                  f"start a new run with -o Global.pretrained_model={path / PARAMETERS}")
     found = sorted(str(p.parent) for p in path.parent.glob(f"*/{MANIFEST}")) if path.parent.is_dir() else []
     raise CheckpointNotUsable(f"no checkpoint at {prefix}" + (f"; there are: {', '.join(found)}" if found else
                               "; Global.checkpoint is auto or a path such as output/<Model.name>/latest"))
