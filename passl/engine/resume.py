@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+import paddle
+
 from passl import distributed
 from passl.config import Config, load_config
 from passl.engine import checkpoint
 from passl.engine.checkpoint import CheckpointNotUsable
-from passl.engine.log import LOGGER
+from passl.engine.log import LOGGER, Average
 
 # These say where a run starts, not what it does.
 START_KEYS = ("Global.checkpoint", "Global.overwrite")
@@ -76,6 +78,42 @@ def load(prefix: str) -> checkpoint.Loaded:
         error = failure
     distributed.fail_together("reading the checkpoint", error)
     return loaded
+
+
+def restore(run, prefix: str) -> None:
+    """Continue, in the freshly built trainer `run`, the run whose checkpoint `prefix` names.
+
+    Exact when ranks, data and settings are unchanged; what is not is said in the log.
+    """
+    loaded = load(prefix)
+    model, states = run.method.model, loaded.states
+    compare(loaded, run.config, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    model.set_state_dict({name: paddle.to_tensor(value) for name, value in loaded.parameters.items()})
+    run.optimizer.set_state_dict(loaded.optimizer)
+    run.precision.load_state_dict(states["precision"])
+    run.method.load_shared_state(states["method"])
+    note = run.method.load_rank_states([rank["method"] for rank in loaded.ranks], run.rank, run.world_size)
+    if run.own_statistics and len(loaded.ranks) == run.world_size:
+        buffers = distributed.running_statistics(model)
+        for name, value in loaded.ranks[run.rank].get("running_statistics", {}).items():
+            buffers[name].set_value(paddle.to_tensor(value))
+    run.epoch, run.iteration, run.consumed = states["epoch"], states["iteration"], states["consumed"]
+    run.step, run.best, run.nonfinite_steps = states["global_step"], states["best"], states["nonfinite_steps"]
+    run.averages = {name: Average(*state) for name, state in states["averages"].items()}
+
+    LOGGER.info(f"Finish load checkpoint from {loaded.directory}: epoch {run.epoch + 1}, step {run.step}, "
+                f"place {run.position} of {run.epochs * run.iterations} in the schedule")
+    if states["world_size"] != run.world_size:
+        LOGGER.info(f"resumed on {run.world_size} ranks instead of {states['world_size']}, after {run.consumed} "
+                    f"samples of the epoch{'; ' + note if note else ''}")
+    elif note:
+        LOGGER.info(note)
+    before = states["iterations_per_epoch"], states["global_batch"]
+    now = run.iterations, run.loader.global_batch_size
+    if before != now:
+        LOGGER.warning(f"an epoch had {before[0]} iterations of {before[1]} images when the checkpoint was written "
+                       f"and has {now[0]} of {now[1]} now: not an exact continuation. The schedule goes on at the "
+                       "same epoch; learning rates are not adapted to the batch unless Global.lr_base_batch is set")
 
 
 def compare(loaded: checkpoint.Loaded, config: Config, shapes: Mapping[str, Tuple[int, ...]]) -> None:

@@ -91,7 +91,7 @@ class Trainer:
         self.callbacks = [*build_callbacks(config, self.folder, sys.stdout.isatty()), *callbacks]
         self.evaluations = build_evaluations(config, self.loader, self.method, self.precision.autocast)
         if start:
-            self.resume(start)
+            resume.restore(self, start)
 
     @property
     def position(self) -> int:
@@ -342,38 +342,6 @@ class Trainer:
         parameters = {name: tensor.numpy() for name, tensor in self.method.model.state_dict().items()}
         return {checkpoint.PARAMETERS: parameters, checkpoint.OPTIMIZER: self.optimizer.state_dict(),
                 checkpoint.STATES: states, checkpoint.CONFIG: self.config.to_yaml()}
-
-    def resume(self, prefix: str) -> None:
-        """Continue the run whose checkpoint `prefix` names, exactly when ranks, data and settings are unchanged."""
-        loaded = resume.load(prefix)
-        resume.compare(loaded, self.config, {name: tuple(tensor.shape) for name, tensor in
-                                             self.method.model.state_dict().items()})
-        self.method.model.set_state_dict({name: paddle.to_tensor(value) for name, value in loaded.parameters.items()})
-        self.optimizer.set_state_dict(loaded.optimizer)
-        states = loaded.states
-        self.precision.load_state_dict(states["precision"])
-        self.method.load_shared_state(states["method"])
-        note = self.method.load_rank_states([rank["method"] for rank in loaded.ranks], self.rank, self.world_size)
-        if self.own_statistics and len(loaded.ranks) == self.world_size:
-            buffers = distributed.running_statistics(self.method.model)
-            for name, value in loaded.ranks[self.rank].get("running_statistics", {}).items():
-                buffers[name].set_value(paddle.to_tensor(value))
-        self.epoch, self.iteration, self.consumed = states["epoch"], states["iteration"], states["consumed"]
-        self.step, self.best, self.nonfinite_steps = states["global_step"], states["best"], states["nonfinite_steps"]
-        self.averages = {name: log.Average(*state) for name, state in states["averages"].items()}
-        LOGGER.info(f"Finish load checkpoint from {loaded.directory}: epoch {self.epoch + 1}, step {self.step}, "
-                    f"place {self.position} of {self.epochs * self.iterations} in the schedule")
-        if states["world_size"] != self.world_size:
-            LOGGER.info(f"resumed on {self.world_size} ranks instead of {states['world_size']}, after {self.consumed} "
-                        f"samples of the epoch{'; ' + note if note else ''}")
-        elif note:
-            LOGGER.info(note)
-        before = states["iterations_per_epoch"], states["global_batch"]
-        now = self.iterations, self.loader.global_batch_size
-        if before != now:
-            LOGGER.warning(f"an epoch had {before[0]} iterations of {before[1]} images when the checkpoint was written "
-                           f"and has {now[0]} of {now[1]} now: not an exact continuation. The schedule goes on at the "
-                           "same epoch; learning rates are not adapted to the batch unless Global.lr_base_batch is set")
 
     def _start_from(self, path: str) -> None:
         from passl.models.pretrained import find_weights
