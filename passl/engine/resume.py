@@ -101,8 +101,9 @@ def restore(run, prefix: str) -> None:
     run.step, run.best, run.nonfinite_steps = states["global_step"], states["best"], states["nonfinite_steps"]
     run.averages = {name: Average(*state) for name, state in states["averages"].items()}
 
-    LOGGER.info(f"Finish load checkpoint from {loaded.directory}: epoch {run.epoch + 1}, step {run.step}, "
-                f"place {run.position} of {run.epochs * run.iterations} in the schedule")
+    place = f", place {run.position} of {run.epochs * run.iterations} in the schedule"
+    LOGGER.info(f"Finish load checkpoint from {loaded.directory}: epoch {run.epoch + 1}, step {run.step}"
+                f"{place if run.position != run.step else ''}")
     if states["world_size"] != run.world_size:
         LOGGER.info(f"resumed on {run.world_size} ranks instead of {states['world_size']}, after {run.consumed} "
                     f"samples of the epoch{'; ' + note if note else ''}")

@@ -70,6 +70,7 @@ def test_another_batch_goes_on_at_the_same_place_of_the_schedule(config, log, fi
     assert rates == expected and rates[-1] < 0.3 * rates[0]
     assert held == [position < 1.5 * whole / 3 for position in range(place, whole)]
     assert resumed.epoch == 3 and any("training finished" in line for _, line in log)
+    assert any(f"step {stop}, place {place} of {whole} in the schedule" in line for _, line in log)
     warnings = [line for level, line in log if level == "WARNING"]
     assert any(f"iterations of {first} images when the checkpoint was written" in line for line in warnings)
     steps = [json.loads(line)["step"] for line in (resumed.folder / "metrics.jsonl").read_text().splitlines()]
