@@ -56,7 +56,8 @@ def pretrain(options, seed: int, folder: Path) -> Path:
     limit = [f"Global.max_train_step={options.max_steps}"] if options.max_steps else []
     verb(folder, "pretrain", "train", "-c", PRETRAIN, "-o", f"Global.epochs={options.pretrain_epochs}",
          f"Global.seed={seed}", f"Global.output_dir={folder}", f"DataLoader.Train.dataset.root={options.data}/train",
-         f"DataLoader.Eval.dataset.root={options.data}/test", "Global.knn_interval=0", *limit)
+         f"DataLoader.Eval.dataset.root={options.data}/test", "Global.knn_interval=0",
+         "Global.overwrite=True", *limit)
     return folder / "swav_resnet18_pretrain/latest"
 
 
@@ -90,6 +91,7 @@ def evaluate(options, trunk: Path, seed: int, folder: Path) -> dict:
             f"Optimizer.lr.milestones=[{int(epochs * .6)},{int(epochs * .8)}]",
             f"Optimizer.param_groups.0.lr.milestones=[{int(epochs * .6)},{int(epochs * .8)}]"]
         settings = [f"Global.pretrained_model={trunk}", f"Global.output_dir={place}", f"Global.seed={seed}",
+                    "Global.overwrite=True",
                     f"DataLoader.Eval.dataset.root={options.data}/test"]
         seconds[name] = verb(place, "train", "train", "-c", config, "-o", f"Global.epochs={epochs}", *settings,
                              f"DataLoader.Train.dataset.root={options.data}/train", *lists, *limit)

@@ -19,7 +19,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     def evaluate() -> None:
         from passl.cli.run import start
 
-        with start(parser, options, "eval", save_config=False) as config:
+        with start(parser, options, "eval", show_config=False) as config:
             results = run(config)
             from passl import distributed
 

@@ -15,7 +15,7 @@ from passl.config import Config, ConfigError, ConfigWarning, check, load_config
 
 @contextmanager
 def start(parser: argparse.ArgumentParser, arguments: argparse.Namespace, log_name: str,
-          save_config: bool = True) -> Iterator[Config]:
+          show_config: bool = True) -> Iterator[Config]:
     """Check the launch, set threads, check the config, join the job, open the log; gives the checked config.
 
     The order matters: Paddle reads thread count and flags once, when it is imported, and the check of components
@@ -30,7 +30,7 @@ def start(parser: argparse.ArgumentParser, arguments: argparse.Namespace, log_na
         parser.exit(2, f"{parser.prog}: {error}\n")
     prepare_process(raw)
     config = read_config(parser, arguments)
-    with open_run(config, log_name, save_config):
+    with open_run(config, log_name, show_config):
         yield config
 
 
@@ -45,9 +45,10 @@ def prepare_process(raw: Config) -> None:
 
 
 @contextmanager
-def open_run(config: Config, log_name: str, save_config: bool) -> Iterator[Path]:
+def open_run(config: Config, log_name: str, show_config: bool) -> Iterator[Path]:
     """Select the device, join the job, make the output folder and open the log; gives the folder.
 
+    show_config: log the whole configuration. (The trainer saves it, once it knows that the run can start.)
     Until the block ends the ranks watch each other: one that is lost or fails ends the others with its name.
     """
     from passl import distributed
@@ -62,8 +63,7 @@ def open_run(config: Config, log_name: str, save_config: bool) -> Iterator[Path]
             prepare_folder(folder)
         distributed.barrier()
         logger = log.set_up(folder, log_name, distributed.rank())
-        if distributed.rank() == 0 and save_config:
-            config.save(folder / "config.yaml")
+        if distributed.rank() == 0 and show_config:
             logger.info("resolved configuration:\n" + config.to_yaml())
         yield folder
 

@@ -60,6 +60,8 @@ GLOBAL = Section(
     # where it starts and what it writes
     Key("checkpoint", Optional[str], None, "Resume exactly from this checkpoint, for instance"
         " output/<Model.name>/latest. auto: from the run's own latest if there is one, for jobs that are restarted."),
+    Key("overwrite", bool, False, "Start afresh where an earlier run is and remove its checkpoints and metrics. Without"
+        " it such a start is refused; it does nothing when checkpoint is set."),
     Key("pretrained_model", Optional[str], None, "Start from these weights, with or without suffix; optimizer and"
         " epoch start afresh."),
     Key("output_dir", str, "./output/", "Everything a run writes goes to <output_dir>/<Model.name>."),

@@ -35,6 +35,8 @@ _LAZY = {
     "convert_batch_norm": "sync_batch_norm",
     "group_size": "sync_batch_norm",
     "no_sync": "gradient_reduction",
+    "running_statistics": "sync_batch_norm",
+    "statistics_of_rank_0": "sync_batch_norm",
     "unwrap": "gradient_reduction",
     "watchdog": "watchdog",
     "wrap": "gradient_reduction",

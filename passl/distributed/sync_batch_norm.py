@@ -10,14 +10,15 @@ of all ranks, the gradients of weight and bias are this rank's share of it. Aver
 from __future__ import annotations
 
 import functools
-from typing import Mapping, Union
+from contextlib import contextmanager
+from typing import Dict, Mapping, Union
 
 import numpy
 import paddle
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from .collectives import all_gather, all_reduce, barrier, rank, world_size
+from .collectives import all_gather, all_reduce, barrier, broadcast, rank, world_size
 
 
 def combine_moments(counts, means, squares):
@@ -192,3 +193,34 @@ def convert_batch_norm(layer: nn.Layer, mode: Union[str, Mapping[str, int]] = "g
         return joint.join(plain, group)
 
     return _replace(layer, build)
+
+
+def running_statistics(layer: nn.Layer) -> Dict[str, paddle.Tensor]:
+    """The running means and variances of all batch norms inside `layer`, by name."""
+    found = {}
+    for prefix, part in layer.named_sublayers(include_self=True):
+        if isinstance(part, nn.layer.norm._BatchNormBase):
+            found.update({f"{prefix}.{name}" if prefix else name: getattr(part, name) for name in
+                          ("_mean", "_variance")})
+    return found
+
+
+@contextmanager
+def statistics_of_rank_0(layer: nn.Layer):
+    """Let every rank use rank 0's running statistics inside the block; afterwards each has its own again.
+
+    One broadcast. For evaluating, as one network, what ranks with batch statistics of their own have trained.
+    """
+    buffers = list(running_statistics(layer).values())
+    if world_size() == 1 or not buffers:
+        yield
+        return
+    own = [buffer.clone() for buffer in buffers]
+    joined = broadcast(paddle.concat([buffer.flatten() for buffer in buffers]))
+    try:
+        for buffer, values in zip(buffers, paddle.split(joined, [buffer.size for buffer in buffers])):
+            buffer.set_value(values.reshape(buffer.shape))
+        yield
+    finally:
+        for buffer, values in zip(buffers, own):
+            buffer.set_value(values)

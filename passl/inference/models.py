@@ -185,7 +185,8 @@ def _from_file(path: Path) -> paddle.nn.Layer:
     card = _card(str(path), model, _told(load_into(model, checkpoint, strict="all")))
     card.transform = transform_of(config)
     if config_path is not None and card.has_classifier:
-        card.classes = read_class_names(config_path.with_name(CLASS_NAMES))
+        names = find_config(path, CLASS_NAMES)
+        card.classes = read_class_names(names) if names else []
     return _finish(model, card)
 
 

@@ -81,14 +81,20 @@ class Method:
         return [None] * len(batches)
 
     def training_step(self, batch: Dict[str, Any], plan: Any) -> Tuple[paddle.Tensor, Dict[str, paddle.Tensor]]:
-        """Loss of one micro-batch (mean over this rank's images) and named statistics as scalar tensors."""
+        """Loss of one micro-batch (mean over its images) and named statistics as scalar tensors.
+
+        The trainer averages both over the micro-batches of a step, weighted by their images.
+        """
         raise NotImplementedError
 
     def after_backward(self, step: int) -> None:
-        """Called between backward and the optimizer; `step` counts optimizer steps of the whole run from 0."""
+        """Called between backward and the optimizer; `step` is the place in the schedule, from 0.
+
+        It counts the optimizer steps of a run that has had the present global batch from its beginning.
+        """
 
     def after_step(self, step: int) -> None:
-        """Called after the optimizer."""
+        """Called after the optimizer; `step` counts the optimizer steps really made, from 0."""
 
     def histograms(self) -> Dict[str, Any]:
         """Named arrays of counts since the epoch began, for monitoring (this rank's share)."""

@@ -104,16 +104,18 @@ class EpochLabels(Method):
 
     # ---------------------------------------------------------------------------------------------- one step
     def plan(self, batches):
-        """Labels of every micro-batch, and labelled images of the whole step for each of its parts (rank, micro-batch).
+        """Labels of every micro-batch, and labelled images of the whole step in proportion to the micro-batch.
 
-        Gradients are averaged over the parts; images without a label are not spread evenly over them.
+        Gradients are averaged over ranks and, by their sizes, over micro-batches; images without a label are not
+        spread evenly over them.
         """
         self._pending = []
         labels = [paddle.index_select(self.labels, batch["index"], axis=1) for batch in batches]
         valid = sum((label[0] >= 0).astype("float32").sum() for label in labels)
         total = distributed.all_reduce(valid).clip(min=1.0)
-        parts = distributed.world_size() * len(batches)
-        return [(label, total.astype(self.dtype) / parts) for label in labels]
+        images = sum(label.shape[1] for label in labels)
+        return [(label, total.astype(self.dtype) / distributed.world_size() * (label.shape[1] / images))
+                for label in labels]
 
     def training_step(self, batch, plan):
         labels, labelled = plan
@@ -167,7 +169,7 @@ class EpochLabels(Method):
         if self.targets is not None and "targets" not in state:
             raise ValueError("the checkpoint holds hard labels only: resume with Model.assignment: hard")
         self.epoch, self.labels = state["epoch"], paddle.to_tensor(labels)
-        self.counts = [np.asarray(state["counts"][str(head)]) for head in range(len(self.counts))]
+        self.counts = [np.array(state["counts"][str(head)]) for head in range(len(self.counts))]
         if self.targets is not None:
             self.targets = [np.array(state["targets"][str(head)]) for head in range(len(self.counts))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, List, Optional, Sequence
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
@@ -208,9 +209,13 @@ class SwAV(Method):
         self.epoch = state["epoch"]
 
     def rank_state(self):
-        return {} if self.queue is None else {"queue": self.queue.state()}
+        return {"usage": self.usage.numpy(), **({} if self.queue is None else {"queue": self.queue.state()})}
 
     def load_rank_states(self, states, rank, world_size):
+        usage = [np.asarray(state["usage"]) for state in states if "usage" in state]
+        if usage:  # an even share, where this rank has no predecessor
+            own = usage[rank] if len(usage) == world_size else sum(usage) / world_size
+            self.usage = paddle.to_tensor(own, dtype=self.usage.dtype)
         saved = [state["queue"] for state in states if "queue" in state]
         if self.queue is None or not saved:
             return "the checkpoint holds no queue; it starts empty" if self.queue is not None else None

@@ -28,9 +28,9 @@ def find_weights(name: str) -> Path:
         f"{'holds no weight file' if folder.is_dir() else 'does not exist'}"))
 
 
-def find_config(weights: Path) -> Optional[Path]:
-    """The config.yaml that a run of this library saved beside its checkpoints, or None for other files."""
+def find_config(weights: Path, name: str = "config.yaml") -> Optional[Path]:
+    """The config.yaml (or another file) that a run of this library saved beside its weights; None for other files."""
     for folder in list(weights.absolute().parents)[:3]:  # <run>/x.pdparams, <run>/latest/passl.pdparams
-        if (folder / "config.yaml").is_file():
-            return folder / "config.yaml"
+        if (folder / name).is_file():
+            return folder / name
     return None

@@ -26,7 +26,7 @@ class GroupedOptimizer:
         rules = [dict(rule) for rule in common.pop("param_groups", None) or []]
         self.clip = common.pop("grad_clip", None)
         self.groups: List[Tuple[str, List[Tuple[str, paddle.Tensor]], Any, Any]] = []
-        self._loaded: Mapping[str, Mapping[str, np.ndarray]] = {}
+        self._loaded: Dict[str, Dict[str, paddle.Tensor]] = {}  # of parameters that have not been stepped since
         remaining = list(named_parameters)
         for rule in rules + [{"name": None}]:
             name = rule.pop("name")
@@ -74,7 +74,7 @@ class GroupedOptimizer:
     def state_dict(self) -> Dict[str, Dict[str, np.ndarray]]:
         """{structured parameter name: {accumulator: array}} over all groups."""
         # Paddle creates accumulators at a parameter's first step; what was loaded before counts until then.
-        state = {name: dict(accumulators) for name, accumulators in self._loaded.items()}
+        state: Dict[str, Dict[str, np.ndarray]] = {}
         for _, named, optimizer, _ in self.groups:
             structured = {parameter.name: name for name, parameter in named}
             flat = dict(optimizer.state_dict())
@@ -83,6 +83,10 @@ class GroupedOptimizer:
             for key, value in flat.items():
                 owner = owner_of(key, structured)
                 state.setdefault(structured[owner], {})[key[len(owner) + 1:]] = np.asarray(value)
+        self._loaded = {name: accumulators for name, accumulators in self._loaded.items()
+                        if not accumulators.keys() <= state.get(name, {}).keys()}
+        for name, accumulators in self._loaded.items():
+            state[name] = {**{key: np.asarray(value) for key, value in accumulators.items()}, **state.get(name, {})}
         return state
 
     def set_state_dict(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -91,10 +95,12 @@ class GroupedOptimizer:
         if unknown:
             raise ValueError(f"the optimizer state belongs to another model: it has {unknown[0]}"
                              f"{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}, which this model lacks")
-        self._loaded = {name: dict(accumulators) for name, accumulators in state.items()}
+        # Copies: the arrays are views of a mapped file, which may be gone before Paddle has made its accumulators.
+        self._loaded = {name: {accumulator: paddle.to_tensor(value) for accumulator, value in accumulators.items()}
+                        for name, accumulators in state.items()}
         for _, named, optimizer, _ in self.groups:
-            flat = {f"{parameter.name}_{accumulator}": paddle.to_tensor(value) for name, parameter in named
-                    for accumulator, value in state.get(name, {}).items()}
+            flat = {f"{parameter.name}_{accumulator}": value for name, parameter in named
+                    for accumulator, value in self._loaded.get(name, {}).items()}
             if flat:
                 optimizer.set_state_dict(flat)
 

@@ -63,4 +63,4 @@ def test_sigterm_ends_the_command_with_success_and_the_resume_line(tmp_path, ima
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert f"resume with -o Global.checkpoint={folder / 'latest'}" in output
+    assert f"resume with passl-train -c {folder}/config.yaml -o Global.checkpoint={folder / 'latest'}" in output
