@@ -29,6 +29,7 @@ from passl.models.recompute import recompute_stages
 from passl.optim.groups import GroupedOptimizer
 
 LOGGER = log.LOGGER
+MEMORY_PASS = -1  # the epoch number of the memory pass's random crops, which no epoch of training has
 
 
 class NonFiniteLoss(distributed.JointFailure):
@@ -207,8 +208,11 @@ class Trainer:
                 for start in range(0, len(host_batch["index"]), size)]
 
     def _memory_pass(self):
-        """One pass over this rank's training data in the order of the current epoch, as device batches."""
-        for host_batch in self.loader.epoch(self.epoch):
+        """One pass over this rank's training data, as device batches: the current epoch's order, but crops of its own.
+
+        With the epoch's own crops the first labels would come from the very pixels that are then trained on them.
+        """
+        for host_batch in self.loader.epoch(self.epoch, augmentation_epoch=MEMORY_PASS):
             yield self._on_device(host_batch)
 
     def iteration_count(self) -> int:

@@ -18,7 +18,7 @@ class Method:
 
     The trainer calls, in this order:
       `distribute(wrap)` once, before the first step;
-      `on_epoch_start(epoch, embed)` at every epoch;
+      `on_epoch_start(epoch, batches)` at every epoch;
       per step: `plan(batches)`, then `training_step(batch, plan)` and backward for every micro-batch, then
       `after_backward(step)`, the optimizer, and `after_step(step)`.
     Nothing reaches back: a method never sees the trainer, the optimizer or the data loader.
@@ -55,7 +55,8 @@ class Method:
     def on_epoch_start(self, epoch: int, batches: Optional[Callable] = None) -> None:
         """Called, under autocast, before the first batch of an epoch (not when resuming in its middle).
 
-        `batches()` iterates once over this rank's training data, as device batches, when `needs_memory_pass`.
+        `batches()` iterates once over this rank's training data, as device batches, when `needs_memory_pass`: images in
+        the order of this epoch, crops that training never shows.
         """
 
     def plan(self, batches: Sequence[Dict[str, Any]]) -> List[Any]:

@@ -31,8 +31,9 @@ class EpochLabels(Method):
 
     Training fills a memory bank with the embeddings of the assignment crops; at the start of the next epoch `label`
     turns bank rows into labels, one set for each prototype head (head h uses assignment crop h mod A). Before the
-    first epoch one pass without gradients, the network in training mode, fills the bank. Images not seen in the last
-    epoch (the incomplete last batch is dropped) have no label and do not count in the loss.
+    first epoch one pass without gradients, the network in training mode, fills the bank with other crops than the
+    epoch's. Images not seen in the last epoch (the incomplete last batch is dropped) have no label and do not count in
+    the loss.
 
     A subclass defines `label(head, embeddings, epoch)` -> HeadLabels.
     """
