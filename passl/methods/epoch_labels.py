@@ -39,6 +39,7 @@ class EpochLabels(Method):
     """
 
     needs_memory_pass = True
+    prototype_heads = "several"
 
     def __init__(self, backbone: Dict[str, Any], temperature: float, crops_for_assign: Sequence[int],
                  nmb_crops: Optional[Sequence[int]], batch_size: int, world_size: int, iterations_per_epoch: int,
