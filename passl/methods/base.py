@@ -79,6 +79,10 @@ class Method:
     def after_step(self, step: int) -> None:
         """Called after the optimizer."""
 
+    def image_views(self, count: int) -> List[int]:
+        """Which of the network's first `count` inputs of a step show the batch's images, and not mixtures of them."""
+        return list(range(count))
+
     def histograms(self) -> Dict[str, Any]:
         """Named arrays of counts since the epoch began, for monitoring (this rank's share)."""
         return {}

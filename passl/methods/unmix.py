@@ -137,6 +137,9 @@ class UnMixSwAV(SwAV):
         self.mixture = self.draw([tuple(even.shape[2:]) for even, _ in pairs])
         return [view for pair, (even, odd) in enumerate(pairs) for view in (even, odd, mix(even, self.mixture, pair))]
 
+    def image_views(self, count):
+        return [view for view in range(count) if view % 3 != 2]
+
     def loss(self, scores, targets):
         crops = range(2 * scores.shape[0] // 3)
         plain = paddle.stack([scores[original(crop)] for crop in crops])
