@@ -54,4 +54,4 @@ class DeepClusterV2(EpochLabels):
                        iterations=self.kmeans_iterations)
         weight = self.heads()[head].weight
         weight.set_value(found.centroids.astype(weight.dtype).t())
-        return HeadLabels(found.labels, found.counts)
+        return HeadLabels(found.labels.numpy(), found.counts.numpy())

@@ -15,15 +15,19 @@ from passl.methods.swav import check_crops
 from passl.models.heads import Prototypes
 from passl.models.pretrain import PretrainModel
 
+GATHERED_BYTES = 64 * 2**20  # soft labels of all ranks that are on the device at a time
 UNLABELLED = -100  # an image of which the bank has no embedding: the loss leaves it out
 
 
 class HeadLabels(NamedTuple):
-    """Labels of this rank's bank rows for one head: `hard` int64 [n], `counts` [K] over all ranks, `soft` [n, K]."""
+    """Labels of this rank's bank rows for one head: `hard` int64 [n], `counts` [K] over all ranks, `soft` [n, K].
 
-    hard: paddle.Tensor
-    counts: paddle.Tensor
-    soft: Optional[paddle.Tensor] = None
+    On the host: an accelerator has no room for soft labels of a whole data set.
+    """
+
+    hard: np.ndarray
+    counts: np.ndarray
+    soft: Optional[np.ndarray] = None
 
 
 class EpochLabels(Method):
@@ -64,7 +68,8 @@ class EpochLabels(Method):
             size = 4 * dataset_size * sum(len(count) for count in self.counts) / 2 ** 30
             if size > 8:
                 warnings.warn(f"soft labels of {dataset_size} images take {size:.0f} GiB of host memory in every "
-                              "process; Model.assignment: hard needs none of it", stacklevel=2)
+                              f"process and {size:.0f} GiB of every checkpoint; Model.assignment: hard needs none of "
+                              "it", stacklevel=2)
             self.targets = [np.zeros([dataset_size, len(count)], self.dtype) for count in self.counts]
         self._pending: List[Any] = []  # embeddings and indices of the current step; stored when the step has worked
 
@@ -97,12 +102,21 @@ class EpochLabels(Method):
         table = np.full(self.labels.shape, UNLABELLED, np.int64)
         for head in range(len(table)):
             found = self.label(head, self.bank.embeddings(head % len(self.crops_for_assign)), epoch)
-            table[head, indices] = distributed.all_gather_rows(found.hard).numpy()
-            self.counts[head] = found.counts.numpy()
+            table[head, indices] = distributed.all_gather_rows(paddle.to_tensor(found.hard)).numpy()
+            self.counts[head] = found.counts
             if self.targets is not None:
-                self.targets[head][:] = 0
-                self.targets[head][indices] = distributed.all_gather_rows(found.soft).numpy()
+                self._spread_soft(found.soft, self.targets[head])
         self.labels = paddle.to_tensor(table)
+
+    def _spread_soft(self, soft: np.ndarray, table: np.ndarray) -> None:
+        """Copy the soft labels [n, K] of all ranks to the rows of their images in `table` [N, K], block by block."""
+        table[:] = 0
+        size = max(1, GATHERED_BYTES // (table[:1].nbytes * distributed.world_size()))
+        longest = int(distributed.all_reduce(paddle.to_tensor([len(soft)]), "max").item())
+        for start in range(0, longest, size):
+            rows = slice(start, start + size)
+            indices = distributed.all_gather_rows(paddle.to_tensor(self.bank.indices[rows])).numpy()
+            table[indices] = distributed.all_gather_rows(paddle.to_tensor(soft[rows])).numpy()
 
     # ---------------------------------------------------------------------------------------------- one step
     def plan(self, batches):
