@@ -17,7 +17,6 @@ from passl.engine.build import (
     build_callbacks,
     build_method,
     learning_rate_advice,
-    prototype_advice,
     refuse_unsupported,
     scaled_optimizer,
 )
@@ -153,6 +152,7 @@ class Trainer:
         environment.seed_everything(self.seed, self.rank, self.step)
         tolerant = self.config["Global"]["max_nonfinite_steps"] > 0
         undo = self.method.undo_point() if tolerant else None
+        self.method.before_step(self.step)
         with self.precision.autocast():
             plans = self.method.plan(batches)
         losses, statistics = [], {}
@@ -330,5 +330,5 @@ class Trainer:
         LOGGER.info(f"{len(self.loader.dataset)} images, {self.iterations} iterations an epoch, global batch {batch} "
                     f"({self.world_size} x {self.loader.batch_size}), device {self.device}")
         for warning in (*learning_rate_advice(self.config, batch, self.method.published_rates),
-                        *prototype_advice(self.config, batch, len(self.loader.dataset))):
+                        *self.method.advice(batch, len(self.loader.dataset))):
             LOGGER.warning(warning)

@@ -13,14 +13,21 @@ def names(method: str, prefix: str) -> List[str]:
     return [method] + [f"{prefix}_{architecture}_pretrain" for architecture in ARCHITECTURES]
 
 
+def check_positive(**settings: Tuple[float, float]) -> None:
+    """Refuse numbers that are not above 0; `settings` maps a key of the Model section to (its value, a usual one)."""
+    for key, (value, usual) in settings.items():
+        if not value > 0:
+            raise ValueError(f"Model.{key} is {value} and must be above 0: {usual} is usual")
+
+
 class Method:
     """A network, its loss and whatever state the loss needs between steps.
 
     The trainer calls, in this order:
       `distribute(wrap)` once, before the first step;
       `on_epoch_start(epoch, batches)` at every epoch;
-      per step: `plan(batches)`, then `training_step(batch, plan)` and backward for every micro-batch, then
-      `after_backward(step)`, the optimizer, and `after_step(step)`.
+      per step: `before_step(step)`, `plan(batches)`, then `training_step(batch, plan)` and backward for every
+      micro-batch, then `after_backward(step)`, the optimizer, and `after_step(step)`.
     Nothing reaches back: a method never sees the trainer, the optimizer or the data loader.
 
     Attributes
@@ -55,12 +62,19 @@ class Method:
         """Put the network in the mode its training uses."""
         self.model.train()
 
+    def advice(self, global_batch: int, images: int) -> List[str]:
+        """Warnings about settings that are possible but not sensible for this batch and number of training images."""
+        return []
+
     def on_epoch_start(self, epoch: int, batches: Optional[Callable] = None) -> None:
         """Called, under autocast, before the first batch of an epoch (not when resuming in its middle).
 
         `batches()` iterates once over this rank's training data, as device batches, when `needs_memory_pass`: images in
         the order of this epoch, crops that training never shows.
         """
+
+    def before_step(self, step: int) -> None:
+        """Called first in a step; `step` counts steps of the whole run from 0, those left out for a NaN included."""
 
     def plan(self, batches: Sequence[Dict[str, Any]]) -> List[Any]:
         """What must be computed over all micro-batches of a step before their gradients, one entry for each.
@@ -74,7 +88,7 @@ class Method:
         raise NotImplementedError
 
     def after_backward(self, step: int) -> None:
-        """Called between backward and the optimizer; `step` counts optimizer steps of the whole run from 0."""
+        """Called between backward and the optimizer, with the number that `before_step` got."""
 
     def after_step(self, step: int) -> None:
         """Called after the optimizer."""

@@ -9,12 +9,13 @@ import paddle
 import paddle.nn.functional as F
 
 from passl import distributed
-from passl.methods.base import Method
+from passl.methods.base import Method, check_positive
 from passl.methods.memory_bank import MemoryBank
 from passl.methods.swav import check_crops
 from passl.models.heads import Prototypes
 from passl.models.pretrain import PretrainModel
 
+FEW_IMAGES = 5  # fewer for a cluster are worth a warning; ImageNet has 427
 GATHERED_BYTES = 64 * 2**20  # soft labels of all ranks that are on the device at a time
 UNLABELLED = -100  # an image of which the bank has no embedding: the loss leaves it out
 
@@ -52,6 +53,7 @@ class EpochLabels(Method):
             raise ValueError(f"{type(self).__name__} needs prototypes: set Model.backbone.nmb_prototypes, one number "
                              "for each head ([3000, 3000, 3000] for ImageNet)")
         check_crops(crops_for_assign, nmb_crops, crop_count)
+        check_positive(temperature=(temperature, 0.1))
         self.model = PretrainModel(backbone)
         self.network = self.model
         self.temperature = temperature
@@ -63,6 +65,12 @@ class EpochLabels(Method):
                                self.dtype)
         self.labels = paddle.full([len(self.heads()), dataset_size], UNLABELLED, "int64")
         self.counts = [np.zeros(head.weight.shape[1], np.int64) for head in self.heads()]
+        images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
+        largest = max(len(count) for count in self.counts)
+        if largest > images:
+            raise ValueError(f"the {images} images of an epoch cannot fill {largest} clusters: lower "
+                             "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
+                             f"{max(2, images // 50)}")
         self.targets: Optional[List[np.ndarray]] = None  # soft labels, for each head [N, K]; in host memory
         if soft:
             size = 4 * dataset_size * sum(len(count) for count in self.counts) / 2 ** 30
@@ -80,6 +88,14 @@ class EpochLabels(Method):
     def label(self, head: int, embeddings: paddle.Tensor, epoch: int) -> HeadLabels:
         """Labels of this rank's bank rows [n, D], joint over all ranks."""
         raise NotImplementedError
+
+    def advice(self, global_batch, images):
+        largest = max(len(count) for count in self.counts)
+        if images >= FEW_IMAGES * largest:
+            return []
+        return [f"Model.backbone.nmb_prototypes {largest} leaves {images / largest:.1f} of the {images} training "
+                "images for a cluster, so that labels say little but which image it is; about 10 clusters per expected "
+                f"class are usual, e.g. {max(2, images // 50)}"]
 
     # ---------------------------------------------------------------------------------------------- once an epoch
     @paddle.no_grad()

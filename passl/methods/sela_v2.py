@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional
 
 from passl.clustering.balanced_labels import balanced_labels
 from passl.clustering.blocks import to_numpy
-from passl.methods.base import names
+from passl.methods.base import check_positive, names
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
 
@@ -44,6 +44,10 @@ class SeLaV2(EpochLabels):
                  iterations_per_epoch: int = 1, crop_count: Optional[int] = None, dataset_size: int = 1, seed: int = 0):
         if assignment not in ("soft", "hard"):
             raise ValueError(f"Model.assignment is '{assignment}'; choose soft or hard")
+        if sinkhorn_tolerance_mode not in ("mean", "sum"):
+            raise ValueError(f"Model.sinkhorn_tolerance_mode is '{sinkhorn_tolerance_mode}'; choose mean or sum")
+        check_positive(epsilon=(epsilon, 0.05), sinkhorn_tolerance=(sinkhorn_tolerance, 1e-3),
+                       sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
         super().__init__(backbone, temperature, crops_for_assign, nmb_crops, batch_size, world_size,
                          iterations_per_epoch, crop_count, dataset_size, seed, soft=assignment == "soft")
         self.transport = dict(temperature=temperature, exponent=temperature / epsilon, tolerance=sinkhorn_tolerance,

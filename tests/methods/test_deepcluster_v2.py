@@ -209,11 +209,6 @@ def test_nan_in_the_bank_is_an_error():
         method.on_epoch_start(0)
 
 
-def test_fewer_images_than_clusters_is_refused_before_the_first_step():
-    with pytest.raises(ValueError, match="25 clusters in the 24 images of an epoch: lower Model.backbone.nmb_proto"):
-        family.build("DeepClusterV2", nmb_prototypes=[5, 25])
-
-
 def test_labels_of_other_data_are_refused():
     method = started()
     state = method.shared_state()

@@ -79,7 +79,7 @@ def test_size_of_soft_targets_is_said():  # zeros that nobody touches take no me
     with pytest.warns(UserWarning, match="15 GiB of host memory in every process and 15 GiB of every checkpoint"):
         family.METHODS.build({"name": "SeLaV2", "assignment": "soft", "backbone": {
             "type": "resnet18", "stem": "small", "base_channels": 4, "output_dim": 8, "nmb_prototypes": [4000]}},
-            dataset_size=1_000_000, crop_count=2, iterations_per_epoch=1000)
+            dataset_size=1_000_000, crop_count=2, iterations_per_epoch=4000)
 
 
 def test_soft_and_hard_losses_agree_when_targets_are_one_hot():
@@ -89,8 +89,8 @@ def test_soft_and_hard_losses_agree_when_targets_are_one_hot():
     assert one_step(method, 1)[0] == pytest.approx(one_step(hard, 1)[0], rel=1e-5)
 
 
-def test_equal_embeddings_and_fewer_images_than_clusters_are_defined():
-    method = family.build("SeLaV2", nmb_prototypes=[40])
+def test_equal_embeddings_are_defined():
+    method = family.build("SeLaV2")
     method.bank.push(paddle.ones([2, 24, 8]), np.arange(24))
     method.on_epoch_start(0)
     assert len(set(method.labels.numpy()[0, :24])) == 1
