@@ -47,7 +47,7 @@ class Trainer:
         self.config = config
         settings = config["Global"]
         refuse_unsupported(config, distributed.world_size())
-        self.device = environment.select_device(settings["device"])
+        self.device = environment.select_device(settings["device"], settings["allow_tf32"])
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.seed = settings["seed"]
         self.folder = Path(settings["output_dir"]) / config["Model"]["name"]
@@ -326,6 +326,9 @@ class Trainer:
     def _announce(self) -> None:
         if self.precision.note:
             LOGGER.info(self.precision.note)
+        if self.device == "gpu":
+            LOGGER.info("float32 matrix products may use TF32" if self.config["Global"]["allow_tf32"] else
+                        "float32 matrix products keep float32's precision (Global.allow_tf32 True: TF32, faster)")
         batch = self.loader.global_batch_size
         LOGGER.info(f"{len(self.loader.dataset)} images, {self.iterations} iterations an epoch, global batch {batch} "
                     f"({self.world_size} x {self.loader.batch_size}), device {self.device}")
