@@ -82,6 +82,8 @@ GLOBAL = Section(
     Key("online_probe", bool, False, "Train a detached linear classifier beside pretraining; needs labels."),
     # machine
     Key("device", str, "auto", "auto takes a GPU when Paddle sees one.", choices=("auto", "cpu", "gpu", "xpu", "npu")),
+    Key("allow_tf32", bool, False, "Let float32 matrix products run in TF32 on GPUs that have it: faster, but scores,"
+        " assignments and clustering then have three digits."),
     Key("num_threads", Optional[int], None, "CPU threads per process; None is the machine's cores divided by the"
         " processes on it. Paddle alone starts with one, which halves the speed.", minimum=1),
     Key("flags", Dict[str, Any], {}, "Paddle flags, {FLAGS_name: value}.", convert=_flags),

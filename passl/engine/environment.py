@@ -34,8 +34,20 @@ def prepare(num_threads: Optional[int] = None, flags: Optional[Mapping[str, Any]
     return int(os.environ["OMP_NUM_THREADS"].split(",")[0])
 
 
-def select_device(name: str) -> str:
-    """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the kind in use.
+def set_tf32(allowed: bool) -> None:
+    """Let cuBLAS round the inputs of float32 matrix products to TF32's ten bits, which is several times faster, or not.
+
+    Paddle 2.6 allows it by default (GPUs from Ampere on). Paddle 3.3 sets NVIDIA_TF32_OVERRIDE=0, which forbids it
+    whatever is set here. Convolutions (cuDNN) are left as Paddle has them. Never run: there was no GPU.
+    """
+    from paddle.base import core
+
+    if hasattr(core, "set_cublas_switch"):
+        core.set_cublas_switch(allowed)
+
+
+def select_device(name: str, allow_tf32: bool = False) -> str:
+    """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the kind in use; `set_tf32` on a GPU.
 
     Of several accelerators it is the one that the launcher chose for this process. ValueError when the installed
     Paddle has no support for `name`, with the remedy.
@@ -52,6 +64,8 @@ def select_device(name: str) -> str:
     if name == "gpu" and not paddle.device.cuda.device_count():
         raise ValueError("Global.device is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or "
                          "run with -o Global.device=cpu")
+    if name == "gpu":
+        set_tf32(allow_tf32)
     paddle.set_device(launched_device(name))
     return name
 

@@ -20,7 +20,6 @@ from passl.engine.build import (
     build_callbacks,
     build_method,
     learning_rate_advice,
-    prototype_advice,
     refuse_unsupported,
     scaled_optimizer,
 )
@@ -32,6 +31,7 @@ from passl.models.recompute import recompute_stages
 from passl.optim.groups import GroupedOptimizer
 
 LOGGER = log.LOGGER
+MEMORY_PASS = -1  # the epoch number of the memory pass's random crops, which no epoch of training has
 
 
 class NonFiniteLoss(distributed.JointFailure):
@@ -200,6 +200,7 @@ class Trainer:
         environment.seed_everything(self.seed, self.rank, self.step)
         tolerant = self.config["Global"]["max_nonfinite_steps"] > 0
         undo = self.method.undo_point() if tolerant else None
+        self.method.before_step(self.step)
         with self.precision.autocast():
             plans = self.method.plan(batches)
         sizes = [batch["index"].shape[0] for batch in batches]
@@ -258,8 +259,11 @@ class Trainer:
                 for start in range(0, len(host_batch["index"]), size)]
 
     def _memory_pass(self):
-        """One pass over this rank's training data in the order of the current epoch, as device batches."""
-        for host_batch in self.loader.epoch(self.epoch):
+        """One pass over this rank's training data, as device batches: the current epoch's order, but crops of its own.
+
+        With the epoch's own crops the first labels would come from the very pixels that are then trained on them.
+        """
+        for host_batch in self.loader.epoch(self.epoch, augmentation_epoch=MEMORY_PASS):
             yield self._on_device(host_batch)
 
     def iteration_count(self) -> int:
@@ -367,9 +371,12 @@ class Trainer:
     def _announce(self) -> None:
         if self.precision.note:
             LOGGER.info(self.precision.note)
+        if self.device == "gpu":
+            LOGGER.info("float32 matrix products may use TF32" if self.config["Global"]["allow_tf32"] else
+                        "float32 matrix products keep float32's precision (Global.allow_tf32 True: TF32, faster)")
         batch = self.loader.global_batch_size
         LOGGER.info(f"{len(self.loader.dataset)} images, {self.iterations} iterations an epoch, global batch {batch} "
                     f"({self.world_size} x {self.loader.batch_size}), device {self.device}")
         for warning in (*learning_rate_advice(self.config, batch, self.method.published_rates),
-                        *prototype_advice(self.config, batch, len(self.loader.dataset))):
+                        *self.method.advice(batch, len(self.loader.dataset))):
             LOGGER.warning(warning)

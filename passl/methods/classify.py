@@ -41,6 +41,7 @@ class Classification(Method):
     published_rates: Tuple[float, float]
     # Only the trunk of Global.pretrained_model is used: a classifier starts afresh (Global.checkpoint resumes one).
     pretrained_part = "trunk"
+    prototype_heads = "none"
 
     def __init__(self, model: paddle.nn.Layer, classes: int, losses, metrics):
         self.model = self.network = model

@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 
 from passl.clustering.sinkhorn import harden, sinkhorn
-from passl.methods.base import Method, full_precision, names
+from passl.methods.base import Method, check_positive, full_precision, names
 from passl.methods.queue import EmbeddingQueue
 from passl.models.pretrain import PretrainModel
 from passl.registry import METHODS
@@ -93,6 +93,8 @@ class SwAV(Method):
                              "3000 for ImageNet)")
         if not isinstance(backbone["nmb_prototypes"], int):
             raise ValueError("SwAV has one prototype head: Model.backbone.nmb_prototypes must be a single number")
+        check_positive(temperature=(temperature, 0.1), epsilon=(epsilon, 0.05),
+                       sinkhorn_iterations=(sinkhorn_iterations, 3))
         check_crops(crops_for_assign, nmb_crops, crop_count)
         if crop_count is not None and crop_count < 2:
             raise ValueError("SwAV predicts one crop's assignment from another: set num_crops to at least 2 in all")
@@ -184,6 +186,17 @@ class SwAV(Method):
             self.model.hold_prototypes()
 
     # ---------------------------------------------------------------------------------------------- epochs, state
+    def advice(self, global_batch, images):
+        prototypes, warnings = self.usage.shape[0], []
+        if prototypes > images:
+            warnings.append(f"Model.backbone.nmb_prototypes {prototypes} exceeds the {images} training images: most "
+                            f"prototypes stay empty; about 10 per expected class is usual, e.g. {max(2, images // 50)}")
+        assigned = global_batch + (self.queue.total_length if self.queue is not None else 0)
+        if prototypes > 12 * assigned:
+            warnings.append(f"each assignment spreads {assigned} images over {prototypes} prototypes; a queue "
+                            f"(Model.queue_length of about {prototypes}) or fewer prototypes make it well defined")
+        return warnings
+
     def on_epoch_start(self, epoch, batches=None):
         self.epoch = epoch
         self.usage = paddle.zeros_like(self.usage)

@@ -122,6 +122,9 @@ class UnMixSwAV(SwAV):
                                + [mixture_of(self.crops_for_assign[position]) for position in mixed])
         self.queue_of_view = [*range(len(self.crops_for_assign)), *mixed]
 
+    def before_step(self, step):
+        self.step = step
+
     def draw(self, sizes: Sequence[Tuple[int, int]]) -> Mixture:
         """This step's mixture, the same on every rank and for every micro-batch."""
         generator = np.random.default_rng([self.seed, self.step])
@@ -136,6 +139,9 @@ class UnMixSwAV(SwAV):
                              "DataLoader.Train.dataset.num_crops even")
         self.mixture = self.draw([tuple(even.shape[2:]) for even, _ in pairs])
         return [view for pair, (even, odd) in enumerate(pairs) for view in (even, odd, mix(even, self.mixture, pair))]
+
+    def image_views(self, count):
+        return [view for view in range(count) if view % 3 != 2]
 
     @full_precision
     def loss(self, scores, targets):
@@ -165,16 +171,6 @@ class UnMixSwAV(SwAV):
 
     def _swapped(self, scores, targets):
         return swapped_loss(scores, targets, self.crops_for_assign, self.temperature)
-
-    def after_step(self, step):
-        self.step = step + 1
-
-    def shared_state(self):
-        return {**super().shared_state(), "step": self.step}
-
-    def load_shared_state(self, state):
-        super().load_shared_state(state)
-        self.step = state["step"]
 
 
 def original(crop: int) -> int:

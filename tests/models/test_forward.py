@@ -24,3 +24,12 @@ def test_forward_equals_reference(case):
     np.testing.assert_allclose(scores.numpy()[:, :20], golden["scores_first20"], atol=1e-4)
     np.testing.assert_allclose(trunk[:, :32], golden["trunk_first32_crop0"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(trunk, axis=1), golden["trunk_norm_crop0"], rtol=1e-4)
+
+
+def test_network_of_unmix_on_small_images():
+    """Bottleneck blocks [2, 2, 2, 2] whose first layer pads twice: 34 x 34 from 32 x 32, and 5 x 5 at the end."""
+    network = BACKBONES.build({"type": "resnet26", "stem": "small_padded", "eval_mode": True}, key="type").eval()
+    trainable = sum(int(np.prod(p.shape)) for p in network.encoder.parameters() if not p.stop_gradient)
+    assert trainable == 13_938_496
+    with paddle.no_grad():
+        assert network(paddle.zeros([1, 3, 32, 32])).shape == [1, 2048, 5, 5]
