@@ -75,8 +75,8 @@ GLOBAL = Section(
         " job; above the longest checkpoint or evaluation of one rank.", minimum=1),
     Key("lost_rank_timeout", float, 60.0, "Seconds of silence after which a process counts as lost and the others stop"
         " (cut link, halted machine); a killed one is noticed at once.", minimum=1),
-    Key("max_nonfinite_steps", int, 0, "Steps with a NaN or infinite loss to skip before giving up; 0 stops at the"
-        " first, which is right unless fp16 is young.", minimum=0),
+    Key("max_nonfinite_steps", int, 0, "Steps with a NaN or infinite loss or gradient to skip before giving up; 0"
+        " stops at the first, which is right unless fp16 is young.", minimum=0),
     Legacy("task_type", "Model.name decides the task"),
     Legacy("use_dali", "images are decoded by the workers of DataLoader.*.loader"),
     Legacy("finetune", "Model.name decides what is trained, and pretrained_model what it starts from"),

@@ -82,10 +82,13 @@ class Method:
     def undo_point(self) -> Callable[[], None]:
         """Remember what a forward pass changes besides gradients; the returned function puts it back.
 
-        Used when a step with a NaN loss is to be left out: batch norm has already mixed it into its statistics.
+        Taken before every step: when loss or gradients turn out NaN, batch norm has already mixed it into its
+        statistics. Copies what is not trainable (Paddle keeps running statistics among the parameters, marked so) of
+        the layers in training mode; a frozen trunk is none of them.
         """
-        # Paddle keeps running statistics among the parameters, marked as not trainable.
-        buffers = [(tensor, tensor.clone()) for tensor in self.model.state_dict().values() if tensor.stop_gradient]
+        buffers = [(tensor, tensor.clone()) for layer in self.model.sublayers(include_self=True) if layer.training
+                   for tensor in (*layer.parameters(include_sublayers=False), *layer.buffers(include_sublayers=False))
+                   if tensor.stop_gradient]
 
         def restore():
             for buffer, value in buffers:
