@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -234,7 +235,7 @@ class Trainer:
         metrics: Dict[str, float] = {}
         for evaluation in self.evaluations:
             if evaluation.interval.due(epoch + at_epoch_end, self.step, at_epoch_end, done):
-                metrics.update(evaluation.run(self.method))
+                metrics.update(evaluation.run(self.method, partial(self._tell, "on_evaluation_batch", epoch)))
         if not metrics:
             return False
         self._tell("on_metrics", epoch, self.step, metrics)
