@@ -15,8 +15,9 @@ from passl.evaluation.extract import BatchRecord
 from tests.engine.runs import trainer
 
 NUMBER = r"-?\d+\.\d{5}"
-TRAIN = re.compile(rf"\[Train\]\[Epoch (\d+)/(\d+)\]\[Iter: (\d+)/(\d+)\] lr: \d\.\d{{6}}(?:, lr\[\w+\]: \d\.\d{{6}})*, "
-                   rf"(?:\w+: {NUMBER}, )*batch_cost: {NUMBER}s, reader_cost: {NUMBER}s, ips: {NUMBER} images/sec, "
+TRAIN = re.compile(r"\[Train\]\[Epoch (\d+)/(\d+)\]\[Iter: (\d+)/(\d+)\] "
+                   rf"lr: \d\.\d{{6}}(?:, lr\[\w+\]: \d\.\d{{6}})*, (?:\w+: {NUMBER}, )*"
+                   rf"batch_cost: {NUMBER}s, reader_cost: {NUMBER}s, ips: {NUMBER} images/sec, "
                    r"(?:max mem: \d+\.\d\d GB, )?eta: \d+:\d\d:\d\d")
 TRAIN_AVERAGE = re.compile(rf"\[Train\]\[Epoch (\d+)/(\d+)\]\[Avg\]\w+: {NUMBER}(?:, \w+: {NUMBER})*")
 EVAL = re.compile(rf"\[Eval\]\[Epoch (\d+)\]\[Iter: (\d+)/(\d+)\](?:\w+: {NUMBER}, )*batch_cost: {NUMBER}s, "
