@@ -91,9 +91,37 @@ def prototype_advice(config: Mapping[str, Any], global_batch: int, images: int) 
     return warnings
 
 
+def schedule_advice(config: Mapping[str, Any], method, iterations: int, global_batch: int) -> List[str]:
+    """Warnings about a queue or a release of the prototypes that lies behind the end of the run.
+
+    iterations: of an epoch. Global.max_train_step does not count: it makes trials of longer runs.
+    """
+    epochs, model = config["Global"]["epochs"], config["Model"]
+    steps = epochs * iterations
+    warnings = []
+    if getattr(method, "queue", None) is not None:
+        length, start = method.queue.total_length, method.epoch_queue_starts
+        filled = start * iterations + length // global_batch
+        remedy = f"-o Model.epoch_queue_starts={epochs // 10} starts it earlier, -o Model.queue_length=0 does without"
+        if start >= epochs:
+            warnings.append(f"the queue (Model.queue_length {model['queue_length']}) is never used: it starts in epoch "
+                            f"{start}, counted from 0 (Model.epoch_queue_starts), and the run has {epochs}; {remedy}")
+        elif filled >= steps:
+            warnings.append(f"the queue (Model.queue_length {model['queue_length']}) never gets full and is not used "
+                            f"before: that would take {filled} steps, {length // global_batch} of them from epoch "
+                            f"{start} on, and the run has {steps}; a shorter queue gets full sooner, and {remedy}")
+    frozen = getattr(method, "frozen_steps", 0)
+    # Who counts in epochs knows how long the run is and may mean all of it.
+    if frozen >= steps and model.get("freeze_prototypes_epochs") is None:
+        warnings.append(f"the prototypes are never released: Model.freeze_prototypes_niters is {frozen} and the run "
+                        f"has {steps} steps; -o Model.freeze_prototypes_epochs={max(1, epochs // 10)} counts in epochs "
+                        f"of your data, and ={epochs} keeps them still on purpose")
+    return warnings
+
+
 def build_callbacks(config: Mapping[str, Any], folder, interactive: bool) -> List[Callback]:
     """The callbacks that the Global section asks for; what writes files runs on rank 0 only."""
-    from passl.engine import log, monitor
+    from passl.engine import log, monitor, watch
 
     settings = config["Global"]
     if distributed.rank() != 0:
@@ -101,7 +129,8 @@ def build_callbacks(config: Mapping[str, Any], folder, interactive: bool) -> Lis
     callbacks: List[Callback] = [log.LogLines(settings["print_batch_step"]),
                                  monitor.JsonLines(folder / "metrics.jsonl"),
                                  monitor.CropPicture(folder / "first_batch.png"),
-                                 monitor.ClassNames(folder / "classes.txt")]
+                                 monitor.ClassNames(folder / "classes.txt"),
+                                 watch.LearningWatch()]
     if settings["progress"] == "bar" or settings["progress"] == "auto" and interactive:
         callbacks.append(log.ProgressBar())
     if settings["use_visualdl"]:

@@ -21,6 +21,7 @@ from passl.engine.build import (
     prototype_advice,
     refuse_unsupported,
     scaled_optimizer,
+    schedule_advice,
 )
 from passl.engine.callbacks import Callback, StepRecord
 from passl.engine.evaluations import build_evaluations
@@ -332,5 +333,6 @@ class Trainer:
         LOGGER.info(f"{len(self.loader.dataset)} images, {self.iterations} iterations an epoch, global batch {batch} "
                     f"({self.world_size} x {self.loader.batch_size}), device {self.device}")
         for warning in (*learning_rate_advice(self.config, batch, self.method.published_rates),
-                        *prototype_advice(self.config, batch, len(self.loader.dataset))):
+                        *prototype_advice(self.config, batch, len(self.loader.dataset)),
+                        *schedule_advice(self.config, self.method, self.iterations, batch)):
             LOGGER.warning(warning)

@@ -28,6 +28,8 @@ class Method:
       network: what training calls: `model`, or its data-parallel wrapper.
       needs_memory_pass: the trainer hands `on_epoch_start` an iterator over the whole training set (see there).
       pretrained_part: what of Global.pretrained_model is used: "all" of it, or its "trunk".
+      uniform_loss: the loss when every prediction is uniform, where a run that does not learn stays; with it and the
+        statistic `target_entropy` a run is watched for collapse (passl/engine/watch.py).
       published_rates: lowest and highest learning rate published for the recipe at a global batch of 256.
 
     Everything that outlives a step is either in `model` or returned by `shared_state` (equal on every rank) or
@@ -38,6 +40,7 @@ class Method:
     network: Callable
     needs_memory_pass = False
     pretrained_part = "all"
+    uniform_loss: Optional[float] = None
     published_rates: Optional[Tuple[float, float]] = None
 
     def distribute(self, wrap: Callable[[paddle.nn.Layer], Callable]) -> None:

@@ -35,7 +35,8 @@ def assignment_statistics(targets: paddle.Tensor, counts: paddle.Tensor,
                           marginal_error: paddle.Tensor) -> Dict[str, paddle.Tensor]:
     """Scalars that tell a healthy run from a collapsed one.
 
-    targets: [A, B, K] assignments; counts: [A, K] images whose first choice a prototype is.
+    targets: [A, B, K] soft assignments, also when the loss is given hardened ones, whose entropy is always 0;
+      counts: [A, K] images whose first choice a prototype is.
 
     target_entropy: mean entropy of an assignment in nats (ln K: every prototype equally likely, i.e. collapse).
     prototypes_used: share of prototypes that are some image's first choice on this rank, per assignment crop;
@@ -108,6 +109,7 @@ class SwAV(Method):
         if freeze_prototypes_epochs is not None:
             self.frozen_steps = math.ceil(freeze_prototypes_epochs * iterations_per_epoch)
         self.hard = assignment == "hard"
+        self.uniform_loss = math.log(backbone["nmb_prototypes"])
         self.epoch = 0
         self.usage = paddle.zeros([backbone["nmb_prototypes"]])  # images per prototype (first choice) this epoch
         self.queue = None
@@ -154,7 +156,10 @@ class SwAV(Method):
         targets = harden(soft) if self.hard else soft
         counts = F.one_hot(targets.argmax(axis=-1), targets.shape[-1]).sum(axis=1)
         self.usage = self.usage + counts.sum(axis=0).astype(self.usage.dtype)
-        return targets, assignment_statistics(targets, counts, marginal_error)
+        statistics = assignment_statistics(soft, counts, marginal_error)
+        if self.queue is not None:
+            statistics["queue_used"] = paddle.full([], float(scores.shape[1] > batch_size))
+        return targets, statistics
 
     def plan(self, batches):
         """Joint targets of a step that is split into micro-batches, so that the split does not change them.
@@ -191,9 +196,11 @@ class SwAV(Method):
     def undo_point(self):
         restore_buffers = super().undo_point()
         queue = self.queue and (self.queue.entries, self.queue.filled)
+        usage = self.usage
 
         def restore():
             restore_buffers()
+            self.usage = usage
             if queue:
                 self.queue.entries, self.queue.filled = queue
 
