@@ -164,9 +164,10 @@ class Trainer:
                 self.precision.backward(loss / len(batches))
             for name, value in values.items():
                 statistics[name] = statistics.get(name, 0.0) + value.detach() / len(batches)
-        self.method.after_backward(self.step)
         broken, total, stop = agreement.tolist()  # only now: on a GPU the backward pass is being computed meanwhile
         total = math.nan if broken else total / self.world_size
+        if not broken:
+            self.method.after_backward(self.step)
         # Gradients are those the ranks have reduced, equal on all of them, so that all decide alike. Under loss scaling
         # they are scaled still, and an overflow is the scaler's business.
         if broken or (self.precision.scaler is None and not self.optimizer.gradients_finite()):
