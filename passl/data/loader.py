@@ -9,7 +9,7 @@ from passl.data.samples import DataError
 from passl.registry import DATASETS, SAMPLERS, nearest
 
 LOGGER = logging.getLogger("passl")
-_LOADER_KEYS = ("num_workers", "prefetch_batches", "use_shared_memory", "collate_fn")
+_LOADER_KEYS = ("num_workers", "prefetch_batches", "collate_fn")
 
 
 def build_loader(section: Mapping, *, seed: int, rank: int = 0, world_size: int = 1,

@@ -81,7 +81,7 @@ def learning_rate_advice(config: Mapping[str, Any], global_batch: int,
 
 def build_callbacks(config: Mapping[str, Any], folder, interactive: bool) -> List[Callback]:
     """The callbacks that the Global section asks for; what writes files runs on rank 0 only."""
-    from passl.engine import log, monitor
+    from passl.engine import log, monitor, watch
 
     settings = config["Global"]
     if distributed.rank() != 0:
@@ -89,7 +89,8 @@ def build_callbacks(config: Mapping[str, Any], folder, interactive: bool) -> Lis
     callbacks: List[Callback] = [log.LogLines(settings["print_batch_step"]),
                                  monitor.JsonLines(folder / "metrics.jsonl"),
                                  monitor.CropPicture(folder / "first_batch.png"),
-                                 monitor.ClassNames(folder / "classes.txt")]
+                                 monitor.ClassNames(folder / "classes.txt"),
+                                 watch.LearningWatch()]
     if settings["progress"] == "bar" or settings["progress"] == "auto" and interactive:
         callbacks.append(log.ProgressBar())
     if settings["use_visualdl"]:

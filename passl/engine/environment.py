@@ -22,10 +22,13 @@ def prepare(num_threads: Optional[int] = None, flags: Optional[Mapping[str, Any]
     """Set what Paddle reads once, at its import, and return the number of CPU threads chosen.
 
     Paddle starts with one thread and without oneDNN; threads = cores and oneDNN on about halve a ResNet-50 step on a
-    CPU (docs/benchmarks.md). Variables the user has set are kept. `flags` is Global.flags (FLAGS_* names).
+    CPU (docs/benchmarks.md). Variables the user has set are kept, unless the config says otherwise: `num_threads` is
+    Global.num_threads, `flags` Global.flags (FLAGS_* names).
     """
-    threads = num_threads or max(1, available_cores() // ranks_on_this_machine())
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if num_threads:
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // ranks_on_this_machine())))
     if cpu:
         os.environ.setdefault("FLAGS_use_onednn", "1")  # Paddle 3
         os.environ.setdefault("FLAGS_use_mkldnn", "1")  # Paddle 2.6

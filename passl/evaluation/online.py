@@ -132,10 +132,11 @@ class OnlineEvaluation:
         if bank is not None:
             self.neighbours = [k for k in neighbours if k <= len(bank.dataset)] or [len(bank.dataset)]
 
-    def run(self, method) -> Dict[str, float]:
+    def run(self, method, on_batch: Optional[Callable] = None) -> Dict[str, float]:
+        """`on_batch` is told of every batch, first of the queries, then of the bank."""
         with self.autocast():
-            queries, labels = extract_features(method.model, self.queries)
-            bank = extract_shard(method.model, self.bank) if self.bank is not None else None
+            queries, labels = extract_features(method.model, self.queries, on_batch)
+            bank = extract_shard(method.model, self.bank, on_batch) if self.bank is not None else None
         results: Dict[str, float] = {}
         if self.probe is not None:
             known = labels >= 0

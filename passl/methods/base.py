@@ -52,6 +52,8 @@ class Method:
       pretrained_part: what of Global.pretrained_model is used: "all" of it, or its "trunk".
       prototype_heads: "one" when Model.backbone.nmb_prototypes is a number, "several" when it lists a number for each
         head, "none" for a method without prototypes.
+      uniform_loss: the loss when every prediction is uniform, where a run that does not learn stays; with it and the
+        statistic `target_entropy` a run is watched for collapse (passl/engine/watch.py).
       published_rates: lowest and highest learning rate published for the recipe at a global batch of 256.
 
     Everything that outlives a step is either in `model` or returned by `shared_state` (equal on every rank) or
@@ -63,6 +65,7 @@ class Method:
     needs_memory_pass = False
     pretrained_part = "all"
     prototype_heads = "one"
+    uniform_loss: Optional[float] = None
     published_rates: Optional[Tuple[float, float]] = None
 
     def distribute(self, wrap: Callable[[paddle.nn.Layer], Callable]) -> None:
@@ -77,8 +80,8 @@ class Method:
         """Put the network in the mode its training uses."""
         self.model.train()
 
-    def advice(self, global_batch: int, images: int) -> List[str]:
-        """Warnings about settings that are possible but not sensible for this batch and number of training images."""
+    def advice(self, global_batch: int, images: int, epochs: int) -> List[str]:
+        """Warnings about settings that are possible but not sensible for this batch, number of images and length."""
         return []
 
     def on_epoch_start(self, epoch: int, batches: Optional[Callable] = None) -> None:
@@ -125,10 +128,13 @@ class Method:
     def undo_point(self) -> Callable[[], None]:
         """Remember what a forward pass changes besides gradients; the returned function puts it back.
 
-        Used when a step with a NaN loss is to be left out: batch norm has already mixed it into its statistics.
+        Taken before every step: when loss or gradients turn out NaN, batch norm has already mixed it into its
+        statistics. Copies what is not trainable (Paddle keeps running statistics among the parameters, marked so) of
+        the layers in training mode; a frozen trunk is none of them.
         """
-        # Paddle keeps running statistics among the parameters, marked as not trainable.
-        buffers = [(tensor, tensor.clone()) for tensor in self.model.state_dict().values() if tensor.stop_gradient]
+        buffers = [(tensor, tensor.clone()) for layer in self.model.sublayers(include_self=True) if layer.training
+                   for tensor in (*layer.parameters(include_sublayers=False), *layer.buffers(include_sublayers=False))
+                   if tensor.stop_gradient]
 
         def restore():
             for buffer, value in buffers:

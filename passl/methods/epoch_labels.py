@@ -89,7 +89,7 @@ class EpochLabels(Method):
         """Labels of this rank's bank rows [n, D], joint over all ranks."""
         raise NotImplementedError
 
-    def advice(self, global_batch, images):
+    def advice(self, global_batch, images, epochs):
         largest = max(len(count) for count in self.counts)
         if images >= FEW_IMAGES * largest:
             return []

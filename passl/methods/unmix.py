@@ -116,6 +116,7 @@ class UnMixSwAV(SwAV):
                          assignment, batch_size, world_size, iterations_per_epoch, crop_count)
         self.unmix_prob, self.unmix_beta, self.compat = unmix_prob, unmix_beta, unmix_compat
         self.seed, self.step = seed, 0
+        self.uniform_loss *= 2  # SwAV's, once for the crops and, the two weighted, once for the mixtures
         # The network sees (crop 0, crop 1, mixture of 0, crop 2, crop 3, mixture of 2, ...).
         mixed = [position for position, crop in enumerate(self.crops_for_assign) if crop % 2 == 0]
         self.assigned_views = ([original(crop) for crop in self.crops_for_assign]

@@ -27,13 +27,13 @@ def test_refused_before_the_first_step(model, settings, message):
 
 def test_advice_speaks_of_settings_that_the_method_has():
     swav = family.build("SwAV", queue_length=0)
-    assert swav.advice(global_batch=12, images=100) == []
-    few, spread = swav.advice(global_batch=0.4, images=5)
+    assert swav.advice(global_batch=12, images=100, epochs=1000) == []
+    few, spread = swav.advice(global_batch=0.4, images=5, epochs=1000)
     assert "nmb_prototypes 6 exceeds the 5 training images" in few and "Model.queue_length" in spread
-    assert family.build("SwAV").advice(global_batch=0.4, images=100) == []  # its queue of 12 is enough
+    assert family.build("SwAV").advice(global_batch=0.4, images=100, epochs=1000) == []  # its queue of 12 is enough
     for model in ("DeepClusterV2", "SeLaV2"):
         method = family.build(model, nmb_prototypes=[4, 20])
-        assert method.advice(global_batch=1, images=100) == []
-        advice, = method.advice(global_batch=1, images=90)
+        assert method.advice(global_batch=1, images=100, epochs=1000) == []
+        advice, = method.advice(global_batch=1, images=90, epochs=1000)
         assert "nmb_prototypes 20 leaves 4.5 of the 90 training images for a cluster" in advice
         assert "queue" not in advice

@@ -5,7 +5,7 @@ import pytest
 
 from passl.registry import BACKBONES
 from tests.golden import formula
-from tests.golden.networks import fill, load
+from tests.golden.networks import fill, load, torch_name
 
 
 @pytest.mark.parametrize("case", ["forward_resnet50_s0.json",
@@ -26,10 +26,8 @@ def test_forward_equals_reference(case):
     np.testing.assert_allclose(np.linalg.norm(trunk, axis=1), golden["trunk_norm_crop0"], rtol=1e-4)
 
 
-def test_network_of_unmix_on_small_images():
-    """Bottleneck blocks [2, 2, 2, 2] whose first layer pads twice: 34 x 34 from 32 x 32, and 5 x 5 at the end."""
-    network = BACKBONES.build({"type": "resnet26", "stem": "small_padded", "eval_mode": True}, key="type").eval()
-    trainable = sum(int(np.prod(p.shape)) for p in network.encoder.parameters() if not p.stop_gradient)
-    assert trainable == 13_938_496
-    with paddle.no_grad():
-        assert network(paddle.zeros([1, 3, 32, 32])).shape == [1, 2048, 5, 5]
+def test_order_of_trainable_parameters_equals_the_reference():
+    expected = load("reference_functions.json")["trainable_order_resnet50"]
+    network = BACKBONES.build({"type": "resnet50", "normalize": True, "hidden_mlp": 8, "output_dim": 4,
+                               "nmb_prototypes": 3}, key="type")
+    assert [torch_name(name) for name, p in network.named_parameters() if not p.stop_gradient] == expected
