@@ -212,12 +212,12 @@ class SwAV(Method):
         filled = start * self.iterations_per_epoch + length // global_batch
         remedy = f"-o Model.epoch_queue_starts={epochs // 10} starts it earlier, -o Model.queue_length=0 does without"
         if start >= epochs:
-            return [f"the queue (Model.queue_length {length}) is never used: it starts in epoch {start}, counted from 0 "
-                    f"(Model.epoch_queue_starts), and the run has {epochs}; {remedy}"]
+            return [f"the queue (Model.queue_length {length}) is never used: it starts in epoch {start}, counted from "
+                    f"0 (Model.epoch_queue_starts), and the run has {epochs}; {remedy}"]
         if filled >= steps:
             return [f"the queue (Model.queue_length {length}) never gets full and is not used before: that would take "
-                    f"{filled} steps, {length // global_batch} of them from epoch {start} on, and the run has {steps}; a "
-                    f"shorter queue gets full sooner, and {remedy}"]
+                    f"{filled} steps, {length // global_batch} of them from epoch {start} on, and the run has {steps}; "
+                    f"a shorter queue gets full sooner, and {remedy}"]
         return []
 
     def _release_advice(self, epochs: int) -> List[str]:
