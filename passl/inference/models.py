@@ -8,12 +8,12 @@ from typing import Any, Dict, List, Mapping, Optional, Union
 
 import paddle
 
-from passl.inference.card import CLASS_NAMES, ModelCard, read_class_names, transform_of
+from passl.inference.card import ModelCard, fill_from_run, run_config
 from passl.models import zoo
 from passl.models.backbones import ALIASES, ARCHITECTURES
 from passl.models.classifier import FineTuneModel, LinearProbeModel
 from passl.models.pretrain import PretrainModel
-from passl.models.pretrained import find_config, find_weights
+from passl.models.pretrained import find_weights
 from passl.registry import UnknownComponent, nearest
 from passl.weights import CheckpointError, load_into, read, recognise
 
@@ -102,19 +102,9 @@ def _from_file(path: Path, name: Optional[str] = None) -> paddle.nn.Layer:
     """The network that a weight file holds, built from the run's config beside it or from the file's own shapes."""
     checkpoint = read(path)
     canonical, found = recognise(checkpoint)
-    config_path = find_config(path)
-    config: Mapping[str, Any] = {}
-    if config_path is not None:
-        from passl.config import load_config
-
-        config = load_config(str(config_path)).plain()
-    model = _from_shapes(path, canonical, found, (config.get("Model") or {}).get("backbone") or {})
+    model = _from_shapes(path, canonical, found, (run_config(path).get("Model") or {}).get("backbone") or {})
     load_into(model, checkpoint, strict="all")
-    card = _card(name or str(path), path, model, set())
-    card.transform = transform_of(config)
-    if config_path is not None and card.has_classifier:
-        card.classes = read_class_names(config_path.with_name(CLASS_NAMES))
-    return _finish(model, card)
+    return _finish(model, _card(name or str(path), path, model, set()))
 
 
 def _from_shapes(path: Path, canonical, found, trunk: Mapping[str, Any]) -> paddle.nn.Layer:
@@ -150,15 +140,17 @@ def _from_shapes(path: Path, canonical, found, trunk: Mapping[str, Any]) -> padd
 
 
 def _card(name: str, path: Path, model: paddle.nn.Layer, unloaded) -> ModelCard:
-    """What of the model's heads came from the file."""
+    """What of the model's heads came from the file, and how the file's run prepares images."""
 
     def is_trained(part: str) -> bool:
         names = [key for key in model.state_dict() if part in key.split(".")]
         return bool(names) and not set(names) & set(unloaded)
 
     classifier = {LinearProbeModel: "linear", FineTuneModel: "projection_head"}.get(type(model))
-    return ModelCard(name, str(path), has_classifier=classifier is not None and is_trained(classifier),
+    card = ModelCard(name, str(path), has_classifier=classifier is not None and is_trained(classifier),
                      has_prototypes=is_trained("prototypes"))
+    fill_from_run(card, path)
+    return card
 
 
 def _finish(model: paddle.nn.Layer, card: ModelCard) -> paddle.nn.Layer:

@@ -29,8 +29,12 @@ def find_weights(name: str) -> Path:
 
 
 def find_config(weights: Path) -> Optional[Path]:
-    """The config.yaml that a run of this library saved beside its checkpoints, or None for other files."""
-    for folder in list(weights.absolute().parents)[:3]:  # <run>/x.pdparams, <run>/latest/passl.pdparams
-        if (folder / "config.yaml").is_file():
-            return folder / "config.yaml"
+    """The config.yaml beside weights in the layout of a run, or None: <run>/*.pdparams or <run>/latest/passl.pdparams.
+
+    Only where a run of this library keeps its weights: a config.yaml further up belongs to something else.
+    """
+    folder = weights.absolute().parent
+    for place in [folder, folder.parent] if weights.name == WEIGHTS else [folder]:
+        if (place / "config.yaml").is_file():
+            return place / "config.yaml"
     return None

@@ -72,6 +72,24 @@ def test_classifier_knows_its_classes(trained_probe):
     assert model.card.transform == [{"Normalize": {"mean": 0.5, "std": 0.25}}]
 
 
+def test_weights_of_a_run_bring_its_transform_and_classes_to_a_named_network(pretrained, trained_probe, tmp_path):
+    trunk = passl.get_model("resnet18", pretrained=str(pretrained), **SMALL)
+    assert trunk.card.transform == passl.get_model(str(pretrained)).card.transform
+    probe = passl.get_model("swav_resnet18_linearprobe", pretrained=str(trained_probe), class_num=3, **SMALL)
+    assert probe.card.transform == [{"Normalize": {"mean": 0.5, "std": 0.25}}]
+    assert probe.card.classes == ["colour_0", "colour_1", "colour_2"]
+
+
+@pytest.mark.parametrize("place, text", [
+    ("..", "DataLoader: {Train: {dataset: {size_crops: [16]}}}"), (".", "model: {lr: 1}"), (".", "a: [1")])
+def test_a_config_of_something_else_is_left_alone(pretrained, tmp_path, place, text):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / place / "config.yaml").write_text(text)
+    (folder / "trunk.pdparams").write_bytes((pretrained / "latest.pdparams").read_bytes())
+    assert passl.get_model(str(folder / "trunk.pdparams")).card.transform[0] == {"Resize": {"size": 256}}
+
+
 def test_named_architecture_with_weights(pretrained, tmp_path):
     weights = str(pretrained / "latest")
     trunk = passl.get_model("resnet18", pretrained=weights, **SMALL)
