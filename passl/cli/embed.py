@@ -34,7 +34,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             print(f"unreadable: {', '.join(summary['unreadable'][:5])}"
                   f"{' ...' if len(summary['unreadable']) > 5 else ''} ({len(summary['unreadable'])} in all)")
 
-    return run_guarded(parser.prog, embed)
+    return run_guarded(parser.prog, embed, f"what is done is kept in {options.output}: call again to continue")
 
 
 if __name__ == "__main__":

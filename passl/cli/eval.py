@@ -37,6 +37,8 @@ def run(config) -> dict:
     from passl.engine.log import LOGGER
     from passl.engine.precision import Precision
     from passl.evaluation.confusion_matrix import ConfusionMatrix
+    from passl.evaluation.loaders import number_as_trained
+    from passl.inference.card import class_names_of
     from passl.methods.classify import Classification
     from passl.models.pretrained import find_weights
     from passl.registry import METHODS
@@ -58,6 +60,7 @@ def run(config) -> dict:
     LOGGER.info(str(load_into(method.model, path, strict="all")))  # a random head would look like a bad result
     precision = Precision(config.get("FP16"), settings["device"])
     validation = build_validation(config, method, None, precision.autocast)
+    number_as_trained(validation.loader.dataset, class_names_of(path), method.classes)
     matrix = next((metric for metric in validation.metrics if isinstance(metric, ConfusionMatrix)), None)
     if matrix is None:
         matrix = ConfusionMatrix()

@@ -35,6 +35,10 @@ def predict(options) -> None:
 
     require_classifier(model)
     classes = read_class_names(Path(options.classes)) if options.classes else model.card.classes
+    if options.classes and not classes:
+        problem = "there are no names in it" if Path(options.classes).is_file() else "there is no such file"
+        raise ValueError(f"--classes {options.classes}: {problem}; wanted is one class name a line, in the order of "
+                         "the outputs")
     samples = find_images(options.images)
     results: List[dict] = []
     for batch in stream(model, samples, lambda images: F.softmax(model(images).astype("float32"), axis=1),

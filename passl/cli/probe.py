@@ -34,8 +34,8 @@ def probe(options) -> None:
     from passl.evaluation.loaders import check_same_classes
 
     begin = time.monotonic()
-    train, train_labels, train_classes = features_of(model, options.train, options)
-    test, test_labels, test_classes = features_of(model, options.test, options)
+    train, train_labels, train_classes = features_of(model, options.train, "train", options)
+    test, test_labels, test_classes = features_of(model, options.test, "test", options)
     check_same_classes(train_classes, test_classes, options.train, options.test)
     if distributed.rank():
         return  # a sweep takes seconds to minutes on one process

@@ -76,17 +76,24 @@ def prepare_folder(folder: Path) -> None:
                               "-o Global.output_dir=...") from None
 
 
-def run_guarded(program: str, action: Callable[[], None]) -> int:
+def run_guarded(program: str, action: Callable[[], None], after_interrupt: str = "") -> int:
     """Run a command; expected failures end it with their message and status 1 instead of a traceback.
 
-    PASSL_TRACEBACK=1 shows the traceback of those, too.
+    Ctrl-C ends it with status 130 and `after_interrupt`, which tells how to go on. PASSL_TRACEBACK=1 shows the
+    traceback of all of these.
     """
     try:
         action()
         return 0
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        if os.environ.get("PASSL_TRACEBACK"):
+            raise
+        sys.stdout.flush()
+        print(f"{program}: interrupted{after_interrupt and '; '}{after_interrupt}", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("PASSL_TRACEBACK") or type(error).__module__ == "builtins" and not isinstance(
-                error, (ValueError, OSError)):
+                error, (ValueError, OSError, FloatingPointError)):
             raise
         sys.stdout.flush()
         print(f"{program}: error: {error}", file=sys.stderr)

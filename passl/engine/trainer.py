@@ -20,6 +20,7 @@ from passl.engine.build import (
     prototype_advice,
     refuse_unsupported,
     scaled_optimizer,
+    untrained_trunk_advice,
 )
 from passl.engine.callbacks import Callback, StepRecord
 from passl.engine.evaluations import build_evaluations
@@ -87,6 +88,9 @@ class Trainer:
         start = checkpoint.choose(settings["checkpoint"], self.folder)
         if start:
             self.resume(start)
+        elif not settings["pretrained_model"]:
+            for warning in untrained_trunk_advice(self.method):
+                LOGGER.warning(warning)
 
     # ------------------------------------------------------------------------------------------------- the loop
     def run(self) -> None:

@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
 from passl.inference.images import batches, collect
+from passl.inference.stream import require_finite
 from passl.models.classifier import FineTuneModel, LinearProbeModel
 from passl.models.heads import MultiPrototypes
 
@@ -118,6 +119,7 @@ def run(model, items, function: Callable, batch_size: int):
     with evaluation_mode(model):
         for _, images in batches(items, card_of(model).transform, batch_size):
             output = function(images)
+            require_finite(output, model)
             parts.append([one.astype("float32").numpy() for one in output] if isinstance(output, list)
                          else output.astype("float32").numpy())
     if isinstance(parts[0], list):

@@ -92,6 +92,19 @@ def test_inference_model(trained_probe, pictures):
     assert right == pytest.approx(max(record.get("eval_top1", 0) for record in records))
 
 
+def test_outputs_that_are_not_finite_are_no_answers(pretrained, pictures):
+    from passl.inference.stream import find_images, stream
+    from passl.inference.use import score_function
+
+    model = passl.get_model(str(pretrained))
+    prototypes = model.res_model.prototypes.weight
+    prototypes.set_value(np.full(prototypes.shape, np.nan, np.float32))
+    with pytest.raises(FloatingPointError, match="gives NaN or infinity"):
+        passl.assign(model, np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(FloatingPointError, match="gives NaN or infinity"):
+        next(stream(model, find_images([str(pictures / "val")]), score_function(model), 2, 0))
+
+
 def test_untrained_classifiers_refuse(pretrained, model):
     with pytest.raises(ValueError, match="has no classifier"):
         passl.inference_model(model, np.zeros((16, 16, 3), np.uint8))
