@@ -14,19 +14,20 @@ from passl.config import Config, ConfigError, load_config
 
 @contextmanager
 def start(parser: argparse.ArgumentParser, arguments: argparse.Namespace, log_name: str,
-          save_config: bool = True) -> Iterator[Config]:
+          trains: bool = True) -> Iterator[Config]:
     """Check the launch, set threads, check the config, join the job, open the log; gives the checked config.
 
     The order matters: Paddle reads thread count and flags once, when it is imported, and the check of components
-    imports it. The job is joined until the block ends, see `open_run`.
+    imports it. The job is joined until the block ends, see `open_run`. A command that does not train needs no
+    Global.epochs and leaves the run's config.yaml alone.
     """
     try:
         raw = load_config(arguments.config, arguments.override)
     except ConfigError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     prepare_process(raw)
-    config = read_config(parser, arguments)
-    with open_run(config, log_name, save_config):
+    config = read_config(parser, arguments, trains=trains)
+    with open_run(config, log_name, save_config=trains):
         yield config
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from passl.config import ConfigError, load_config
 from passl.models.pretrained import WEIGHTS, find_config
@@ -54,6 +54,18 @@ def transform_of(config: Mapping[str, Any]) -> List[Mapping[str, Any]]:
     if dataset.get("size_crops"):
         return evaluation_transform(max(dataset["size_crops"]), dataset.get("mean", MEAN), dataset.get("std", STD))
     return evaluation_transform()
+
+
+def prepared_size(transform: List[Mapping[str, Any]]) -> Optional[Tuple[int, int]]:
+    """(height, width) of images after a transform list; None when it leaves the size to the image."""
+    import numpy as np
+
+    from passl.data.streams import Stream
+    from passl.data.transforms import ImageTransform
+
+    pixels = ImageTransform(list(transform))
+    shapes = {pixels(np.zeros([*size, 3], np.uint8), Stream(0, 0, 0)).shape[:2] for size in ((96, 128), (150, 90))}
+    return shapes.pop() if len(shapes) == 1 else None
 
 
 def run_config(weights: Path) -> Dict[str, Any]:

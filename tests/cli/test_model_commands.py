@@ -231,10 +231,41 @@ def test_export_by_config_and_by_model(trained_probe, pretrained, tmp_path, caps
     assert export.main(["-c", str(trained_probe / "config.yaml"), "-o", f"Global.output_dir={tmp_path}", "Export="
                         "{input_shape: [null, 3, 16, 16]}", f"Global.pretrained_model={trained_probe}/best"]) == 0
     assert (tmp_path / "swav_resnet18_linearprobe.pdiparams").is_file()
-    assert export.main(["--model", str(pretrained), "--to", str(tmp_path / "trunk"), "--size", "16"]) == 0
-    assert "trunk.pdiparams" in capsys.readouterr().out
+    assert export.main(["--model", str(pretrained), "--to", str(tmp_path / "trunk")]) == 0
+    out = capsys.readouterr().out  # the run prepares images of 16 pixels
+    assert "trunk.pdiparams" in out and "[any, 3, 16, 16]" in out
+    assert export.main(["--model", str(pretrained), "--to", str(tmp_path / "trunk"), "--size", "20"]) == 0
+    assert "[any, 3, 20, 20]" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         export.main(["--model", str(pretrained)])
+
+
+def test_export_by_config_is_the_config_s_network(trained_probe, pretrained, tmp_path, capsys):
+    """The same weights serve several networks: what comes out is what Model says, and never a part of it."""
+    arguments = ["-c", str(pretrained / "config.yaml"), "-o", f"Global.output_dir={tmp_path}"]
+    assert export.main([*arguments, f"Global.pretrained_model={pretrained}/latest", "--output", "embedding"]) == 0
+    from passl.inference.exported import run_exported
+
+    images = np.random.RandomState(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    assert run_exported(tmp_path / "SwAV", images).shape == (2, 8)
+    for override in ("Model.backbone.nmb_prototypes=7", "Model.backbone.base_channels=8",
+                     f"Global.pretrained_model={trained_probe}/best"):
+        assert export.main([*arguments, f"Global.pretrained_model={pretrained}/latest", override]) == 1
+        assert "weights from" in capsys.readouterr().err  # the table of what does not fit
+
+
+@pytest.mark.parametrize("command", [eval, export])
+def test_commands_that_do_not_train_need_no_epochs(trained_probe, tmp_path, command):
+    import yaml
+
+    config = yaml.safe_load((trained_probe / "config.yaml").read_text())
+    sections = {"Model": config["Model"], "DataLoader": {"Eval": config["DataLoader"]["Eval"]}}
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(sections))
+    assert command.main(["-c", str(tmp_path / "short.yaml"), "-o", f"Global.pretrained_model={trained_probe}/best",
+                         f"Global.output_dir={tmp_path}", "Global.device=cpu",
+                         "Export={input_shape: [1, 3, 16, 16]}"]) == 0
+    with pytest.raises(SystemExit):
+        command.main(["-c", str(tmp_path / "short.yaml"), "-p", "batch_range=[1, 2]"])
 
 
 def test_verbs(capsys):
