@@ -196,7 +196,7 @@ def main(arguments=None) -> None:
     if options.recipe is RECIPES["quickstart"] and not options.train.exists():
         execute(options.output, "images", [sys.executable, "-c", MAKE_QUICKSTART, options.train.parent])
     execute(options.output, "lists", [sys.executable, ROOT / "tools/make_subset.py", options.train, "--percent", 1, 10,
-                                      "--output", options.output])
+                                      "--output", options.output, "--force"])
     results = {}
     for seed in options.seeds:
         results[str(seed)] = {}

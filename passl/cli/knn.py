@@ -6,6 +6,7 @@ import sys
 from typing import Optional, Sequence
 
 from passl.cli.labelled_features import features_of, join_and_open, make_features_parser, shard_of
+from passl.cli.models import check_output
 from passl.cli.run import run_guarded
 
 
@@ -16,6 +17,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 200], help="numbers of neighbours")
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.07, 0.1])
     options = parser.parse_args(arguments)
+    check_output(parser, options.output)
     return run_guarded(parser.prog, lambda: knn(options))
 
 

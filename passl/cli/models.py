@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from typing import Optional
 
 import passl
 
@@ -42,3 +44,20 @@ def require_weights(model) -> None:
     if model.card.source is None:
         raise ValueError(f"{model.card.name} has random weights: add --weights FILE, --weights released, or name a "
                          "run's folder")
+
+
+def check_output(parser: argparse.ArgumentParser, output: Optional[str], option: str = "--output") -> None:
+    """End the command before its work when the file to write has no folder or is one."""
+    folder = os.path.dirname(output or "") or "."
+    if output and not os.path.isdir(folder):
+        parser.error(f"{option} {output}: the folder {folder} does not exist")
+    if output and os.path.isdir(output):
+        parser.error(f"{option} {output} is a folder: name a file")
+
+
+def require_one_process(parser: argparse.ArgumentParser) -> None:
+    """End a command that does not share its work when a launcher has started several of it: all would do everything."""
+    processes = int(os.environ.get("PADDLE_TRAINERS_NUM") or 1)
+    if processes > 1:
+        parser.error(f"a launcher has started {processes} processes and this command works in one: call it without the "
+                     "launcher, with more --workers, or once for each part of the images")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from passl.cli.models import make_model_parser, open_model, require_weights
+from passl.cli.models import make_model_parser, open_model, require_one_process, require_weights
 from passl.cli.run import run_guarded
 
 
@@ -21,6 +21,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where passl.pdparams, config.yaml and "
                         "classes.txt go")
     options = parser.parse_args(arguments)
+    require_one_process(parser)
+    if options.count < 1 or options.size < 1:
+        parser.error(f"--count {options.count} and --size {options.size} must be at least 1")
     if options.output.endswith(".pdparams"):
         parser.error(f"--output {options.output}: name a folder; weights alone would lose how images are prepared")
     return run_guarded(parser.prog, lambda: recalibrate(options))
@@ -38,6 +41,9 @@ def recalibrate(options) -> None:
     samples = find_images(options.images)
     step = max(1, len(samples) // options.count)
     used = SampleList([samples.path(index) for index in range(0, len(samples), step)][:options.count])
+    if len(used) < options.batch_size:
+        raise ValueError(f"{len(used)} images make no whole batch of {options.batch_size}, and only whole batches are "
+                         f"measured: give more images or --batch-size {len(used)}")
     mean, std = ImageTransform(list(model.card.transform)).normalization
     model.card.transform = evaluation_transform(options.size, mean, std)
     # The stream only prepares images here; whole batches, so that all count alike.

@@ -68,13 +68,18 @@ def _decode_with_pil(data: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            if image.mode.startswith("I") or image.mode == "F":
-                return _sixteen_bit(np.asarray(image), image.mode)
-            return np.array(image.convert("RGB"))
+            return as_rgb(image)
     except Image.UnidentifiedImageError:
         raise DataError(f"{name}: not an image (its {len(data)} bytes start with {data[:8]!r})") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, EOFError, ... for damaged files
         raise DataError(f"{name}: damaged image ({error})") from None
+
+
+def as_rgb(image: Image.Image) -> np.ndarray:
+    """A PIL image as uint8 [H, W, 3], the pixels that `read_image` gives for its file."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _sixteen_bit(np.asarray(image), image.mode)
+    return np.array(image.convert("RGB"))
 
 
 def _sixteen_bit(values: np.ndarray, mode: str) -> np.ndarray:

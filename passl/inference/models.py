@@ -26,20 +26,23 @@ RELEASED = {"swav_resnet50_pretrain": "swav_resnet50", "swav_resnet50w2_pretrain
             "swav_resnet50_finetune": "passl_swav_resnet50_finetune_10percent"}
 
 
-def list_models(pattern: str = "*") -> List[str]:
+def list_models(pattern: Optional[str] = "*") -> List[str]:
     """Names that `get_model` takes and that match a shell pattern; `*` may stand anywhere ('*linearprobe', 'swav*w2*').
+    A pattern without wildcards matches any part of a name; None gives all.
 
     Three kinds: trunks ('resnet50'), networks of a method and phase ('swav_resnet50_linearprobe'), and released
     weights ('swav_resnet50_400ep'; `passl list-models` prints their scores).
     """
     from passl.registry import BACKBONES
 
+    pattern = "*" if pattern is None else pattern if set(pattern) & set("*?[") else f"*{pattern}*"
     trunks = [name for name in BACKBONES.names() if name not in ALIASES]
     phases = [f"swav_{architecture}_{phase}" for architecture in ARCHITECTURES for phase in PHASES]
     return sorted(name for name in {*trunks, *phases, *zoo.list_models()} if fnmatch.fnmatchcase(name, pattern))
 
 
-def get_model(name: str, pretrained: Union[None, bool, str] = None, **options: Any) -> paddle.nn.Layer:
+def get_model(name: Union[str, "os.PathLike[str]"], pretrained: Union[None, bool, str] = None,
+              **options: Any) -> paddle.nn.Layer:
     """A network in evaluation mode, with `extract_feat(images [B, 3, H, W]) -> [B, F]` and a `card`.
 
     name: one of `list_models()`; or something that holds weights, whose architecture is then read from it: a run's
@@ -51,8 +54,9 @@ def get_model(name: str, pretrained: Union[None, bool, str] = None, **options: A
     Calling the network gives logits (probe, fine-tuned), (embedding, scores) (pretraining) or features (trunk).
     UnknownComponent names the nearest known name; CheckpointError says what is wrong with weights.
     """
-    known = list_models()
+    name, known = os.fspath(name), list_models()
     if name in known:
+        _refuse_unknown(options)
         return _by_name(name, pretrained, options)
     if os.path.exists(name) or os.path.exists(f"{name}.pdparams"):
         if pretrained not in (None, False) or options:
@@ -160,3 +164,14 @@ def _finish(model: paddle.nn.Layer, card: ModelCard) -> paddle.nn.Layer:
     model.card = card
     model.eval()
     return model
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    """ValueError for an option that no trunk and no classifier takes."""
+    from passl.registry import BACKBONES
+
+    known = {"class_num", "global_pooling", "use_bn"}.union(*(BACKBONES.parameters(name) for name in BACKBONES.names()))
+    for option in options:
+        if option not in known:
+            raise ValueError(f"get_model has no option '{option}'{nearest(option, known)}; it takes: "
+                             f"{', '.join(sorted(known))}")

@@ -1,14 +1,17 @@
 """The commands that use a trained model, called as functions: files written, numbers right, bad input named."""
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 
 import passl
-from passl.cli import assign, embed, eval, export, knn, main, predict, probe
+from passl.cli import assign, embed, eval, export, knn, main, predict, probe, recalibrate
 
 SERIAL = ["--workers", "0", "--device", "cpu", "--batch-size", "4"]
 
@@ -99,6 +102,60 @@ def test_embed_marks_unreadable_files(pretrained, pictures, tmp_path, capsys):
     assert [row[3] for row in rows(tmp_path / "out" / "index.csv")[1:]] == ["1", "0", "1"]
 
 
+def test_embed_says_what_is_wrong_with_its_folder(pretrained, pictures, tmp_path, capsys):
+    from passl.inference.embedding_folder import _locked
+
+    arguments = [str(pretrained), str(pictures / "val"), "--output", str(tmp_path), *SERIAL]
+    with _locked(tmp_path):
+        assert embed.main(arguments) == 1
+    assert "another process is writing" in capsys.readouterr().err
+    for text in ("", "[]", '{"key": 1}'):
+        (tmp_path / "progress.json").write_text(text)
+        assert embed.main(arguments) == 1
+        assert "progress.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.dist
+def test_knn_under_the_launcher(pretrained, pictures, tmp_path, capfd):
+    """`--` keeps the launcher from taking --train for an abbreviation of its own options."""
+    data = ["--train", str(pictures / "train"), "--test", str(pictures / "val"), "--k", "5", "--temperature", "0.1"]
+    results = []
+    for cache in ([], ["--cache", str(tmp_path / "cache")], ["--cache", str(tmp_path / "cache")]):
+        output = tmp_path / f"knn_{len(results)}.json"
+        (tmp_path / "knn_command.py").write_text("import sys\nfrom passl.cli.knn import main\nsys.exit(main())\n")
+        launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir",
+                  str(tmp_path / "log"), "--", str(tmp_path / "knn_command.py"), str(pretrained), *data, *cache,
+                  "--output", str(output), *SERIAL]
+        environment = {**os.environ, "PADDLE_DISTRI_BACKEND": "gloo"}
+        assert subprocess.run(launch, env=environment, timeout=300).returncode == 0
+        results.append(json.loads(output.read_text())["knn"])
+    assert knn.main([str(pretrained), *data, "--output", str(tmp_path / "one.json"), *SERIAL]) == 0
+    assert results == [json.loads((tmp_path / "one.json").read_text())["knn"]] * 3
+
+
+@pytest.mark.parametrize("command", [predict, embed, assign, recalibrate])
+def test_commands_of_one_process_refuse_a_launcher(command, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    with pytest.raises(SystemExit):
+        command.main(["model", "images", "--output", str(tmp_path / "x")])
+    assert "started 2 processes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command, arguments, message", [
+    (predict, ["--top-k", "0"], "--top-k 0"),
+    (predict, ["--output", "nowhere/x.json"], "folder nowhere does not exist"),
+    (assign, ["--output", "nowhere/x.csv"], "folder nowhere does not exist"),
+    (assign, ["--output", "."], "is a folder"),
+    (recalibrate, ["--output", "x", "--count", "0"], "--count 0"),
+    (knn, ["--train", "a", "--test", "b", "--output", "nowhere/x.json"], "folder nowhere does not exist"),
+    (probe, ["--train", "a", "--test", "b", "--output", "nowhere/x.json"], "folder nowhere does not exist")])
+def test_wrong_options_end_before_the_work(command, arguments, message, capsys):
+    images = [] if command in (knn, probe) else ["images"]
+    with pytest.raises(SystemExit):
+        command.main(["model", *images, *arguments])
+    assert message in capsys.readouterr().err
+
+
 def test_random_weights_are_no_features(pictures, tmp_path, capsys):
     assert embed.main(["resnet18", str(pictures), "--output", str(tmp_path / "x"), *SERIAL]) == 1
     assert "random weights" in capsys.readouterr().err
@@ -120,6 +177,37 @@ def test_assign_writes_csv_and_links(pretrained, pictures, tmp_path, capsys):
         assign.main(arguments)
 
 
+def test_assign_leaves_damaged_files_out_and_writes_metrics(pretrained, pictures, tmp_path, monkeypatch, capsys):
+    shutil.copytree(pictures / "train", tmp_path / "in")
+    broken = sorted((tmp_path / "in").rglob("*.png"))[4]
+    broken.write_bytes(b"broken")
+    arguments = [str(pretrained), str(tmp_path / "in"), "--output", str(tmp_path / "c.csv"), *SERIAL]
+    assert assign.main(arguments) == 1
+    with pytest.warns(UserWarning, match=broken.name):
+        assert assign.main([*arguments, "--skip-unreadable", "--metrics", str(tmp_path / "m.json"), "--temperature",
+                            "0.05"]) == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["unreadable"] == 1 and metrics["temperature"] == 0.05 and metrics["heads"][0]["images"] == 10
+    good = [path for path in sorted((tmp_path / "in").rglob("*.png")) if path != broken]
+    expected = passl.assign(passl.get_model(str(pretrained)), good, temperature=0.05)
+    table = rows(tmp_path / "c.csv")[1:]
+    assert [row[0] for row in table] == [str(path) for path in good]
+    np.testing.assert_array_equal([int(row[1]) for row in table], expected.clusters[:, 0])
+    np.testing.assert_allclose([float(row[2]) for row in table], expected.confidence[:, 0], atol=1e-5)
+    trained = (pretrained / "config.yaml").read_text()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(trained.replace("epsilon: 0.05", "epsilon: 0.02"))
+    assert "epsilon: 0.02" in (run / "config.yaml").read_text()
+    (run / "latest.pdparams").write_bytes((pretrained / "latest.pdparams").read_bytes())
+    balanced = [str(run / "latest.pdparams"), str(pictures / "train"), "--balanced", *SERIAL, "--metrics",
+                str(tmp_path / "m.json"), "--output", str(tmp_path / "b.csv")]
+    assert assign.main(balanced) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["epsilon"] == 0.02
+    with pytest.raises(SystemExit):
+        assign.main([*arguments, "--temperature", "0"])
+
+
 def test_knn_and_probe_share_cached_features(pretrained, pictures, tmp_path, capsys):
     data = ["--train", str(pictures / "train"), "--test", str(pictures / "val"), "--cache", str(tmp_path / "cache")]
     assert knn.main([str(pretrained), *data, "--k", "1", "5", "--temperature", "0.1", "--output",
@@ -139,6 +227,30 @@ def test_knn_and_probe_share_cached_features(pretrained, pictures, tmp_path, cap
     assert [entry["solver"] for entry in result["probes"]] == ["sgd", "sgd", "logistic"]
     assert result["best"]["top1"] == max(entry["top1"] for entry in result["probes"])
     assert "| sgd | 0.1 |" in capsys.readouterr().out.replace("**", "")
+
+
+def test_probe_leaves_out_what_takes_hours_and_writes_plain_json(pretrained, pictures, tmp_path, monkeypatch, capsys):
+    arguments = [str(pretrained), "--train", str(pictures / "train"), "--test", str(pictures / "val"), "--epochs", "3",
+                 "--output", str(tmp_path / "p.json"), *SERIAL]
+
+    def solvers(*more):
+        assert probe.main([*arguments, *more]) == 0
+        return {entry["solver"] for entry in json.loads((tmp_path / "p.json").read_text())["probes"]}
+
+    assert solvers("--learning-rates", "0.1") == {"sgd", "logistic"}
+    monkeypatch.setattr(probe, "LARGEST_LOGISTIC", 10)
+    assert solvers("--learning-rates", "0.1") == {"sgd"}
+    assert "logistic regression left out: 11 images x 32 features" in capsys.readouterr().out
+    assert solvers("--learning-rates", "0.1", "--strengths", "1") == {"sgd", "logistic"}
+    assert probe.main([*arguments, "--learning-rates"]) == 1
+    with pytest.warns(UserWarning, match="diverged"):
+        assert solvers("--learning-rates", "0.1", "1e38") == {"sgd"}
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    entries = json.loads((tmp_path / "p.json").read_text(), parse_constant=refuse)["probes"]
+    assert entries[1]["top1"] is None and entries[0]["top1"] is not None
 
 
 def test_cached_features_are_of_these_files_and_labels(pretrained, tmp_path, capsys):

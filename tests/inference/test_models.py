@@ -27,6 +27,17 @@ def test_wildcards_stand_anywhere(pattern, name):
     assert name in names and names == sorted(names) and len(names) < len(passl.list_models())
 
 
+def test_a_pattern_without_wildcards_is_part_of_a_name():
+    assert passl.list_models(None) == passl.list_models() == passl.list_models("*")
+    assert passl.list_models("swav") == passl.list_models("*swav*")
+
+
+def test_paths_and_wrong_options(pretrained):
+    assert isinstance(passl.get_model(pretrained / "latest"), PretrainModel)
+    with pytest.raises(ValueError, match="no option 'base_chanels' .did you mean 'base_channels'"):
+        passl.get_model("resnet18", base_chanels=4)
+
+
 @pytest.mark.parametrize("name, kind, output", [
     ("resnet18", MultiCropNetwork, [2, 32]), ("swav_resnet18_pretrain", PretrainModel, None),
     ("swav_resnet18_linearprobe", LinearProbeModel, [2, 1000]), ("swav_resnet18_finetune", FineTuneModel, [2, 1000])])

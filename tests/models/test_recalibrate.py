@@ -60,6 +60,27 @@ def test_command_writes_a_run_of_the_other_size(trained_probe, pictures, tmp_pat
     assert new.card.classes == old.card.classes == ["colour_0", "colour_1", "colour_2"]
 
 
+def test_command_needs_a_whole_batch(trained_probe, pictures, tmp_path, capsys):
+    from passl.cli import recalibrate
+
+    assert recalibrate.main([str(trained_probe), str(pictures / "val"), "--size", "12", "--output", str(tmp_path),
+                             *SERIAL, "--batch-size", "8"]) == 1
+    assert "7 images make no whole batch of 8" in capsys.readouterr().err
+
+
+def test_constants_come_from_any_kind_of_transform_list(pretrained, pictures, tmp_path, monkeypatch):
+    from passl.cli import recalibrate
+
+    for entries, expected in (([{"NormalizeImage": {"mean": [0.1] * 3, "std": [0.2] * 3}}], ([0.1] * 3, [0.2] * 3)),
+                              ([{"ToTensor": None}], ([0.0] * 3, [1.0] * 3))):
+        model = passl.get_model(str(pretrained))
+        model.card.transform = entries
+        monkeypatch.setattr(recalibrate, "open_model", lambda options, model=model: model)
+        assert recalibrate.main(["x", str(pictures / "train"), "--size", "12", "--output", str(tmp_path), *SERIAL]) == 0
+        normalize = passl.get_model(str(tmp_path)).card.transform[-1]["Normalize"]
+        np.testing.assert_allclose((normalize["mean"], normalize["std"]), expected, atol=1e-6)
+
+
 def test_command_takes_weights_without_a_run(pretrained, pictures, tmp_path, capsys):
     from passl.cli import recalibrate
 
