@@ -23,8 +23,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                         "many to each cluster; without it each image goes to its nearest prototype")
     parser.add_argument("--epsilon", type=float, default=None, help="of --balanced: smaller follows the scores more; "
                         "default: the run's, else 0.05")
-    parser.add_argument("--temperature", type=float, default=None, help="of the confidence without --balanced; default: "
-                        "the run's, else 0.1")
+    parser.add_argument("--temperature", type=float, default=None, help="of the confidence without --balanced; "
+                        "default: the run's, else 0.1")
     parser.add_argument("--metrics", metavar="FILE", help="write what is printed as JSON")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged files out instead of stopping")
     parser.add_argument("--iterations", type=int, default=3, help="of --balanced: more makes the sizes more equal")

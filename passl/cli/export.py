@@ -33,6 +33,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = parser.parse_args(arguments)
     if options.model and not options.to:
         parser.error("--model needs --to PREFIX")
+    if options.to and Path(options.to).suffix in (".json", ".pdmodel", ".pdiparams", ".onnx"):
+        parser.error(f"--to {options.to}: give it without suffix, several files are written")
+    if options.size is not None and options.size < 1:
+        parser.error(f"--size {options.size}: it must be at least 1")
     return run_guarded(parser.prog, lambda: export_model(parser, options))
 
 

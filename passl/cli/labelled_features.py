@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def join_and_open(options: argparse.Namespace):
 
     distributed.check_launch_environment()
     environment.prepare(options.threads, cpu=options.device != "gpu")
-    distributed.initialize(environment.select_device(options.device))
+    distributed.initialize(environment.select_device(options.device, "--device", "--device cpu"))
     model = open_model(options)
     require_weights(model)
     return model
@@ -48,11 +49,15 @@ def features_of(model, root: str, part: str, options: argparse.Namespace):
 def shard_of(model, root: str, part: str, options: argparse.Namespace):
     """(this rank's `Shard`, class names) of a labelled folder; only to save a --cache are shards brought together."""
     from passl import distributed
+    from passl.data.samples import DataError
     from passl.evaluation.extract import Shard, extract_shard, gather
     from passl.evaluation.features import fingerprint, load_features, save_features
     from passl.evaluation.loaders import evaluation_loader
     from passl.inference.stream import digest
 
+    if not os.path.exists(root):
+        raise FileNotFoundError(f"--{part} {root} does not exist (looked from {os.getcwd()}): give a folder with one "
+                                "sub-folder per class, or a list file of 'path label' lines")
     section = {"dataset": {"name": "ImageFolder", "root": root, "transform": list(model.card.transform)},
                "sampler": {"batch_size": options.batch_size}, "loader": {"num_workers": options.workers}}
     loader = evaluation_loader(section, place=root)
@@ -74,5 +79,8 @@ def shard_of(model, root: str, part: str, options: argparse.Namespace):
             place.parent.mkdir(parents=True, exist_ok=True)
             save_features(place, key, *whole)
         return shard, classes
+    except DataError as error:  # the data set speaks of keys of a config, and there is none here
+        raise DataError(str(error).partition("; dataset.image_errors")[0] + "; remove the file, or name the others in "
+                        "a list file") from None
     finally:
         loader.close()

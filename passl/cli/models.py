@@ -31,11 +31,11 @@ def open_model(options: argparse.Namespace):
     """Prepare the process, select the device and build the model of a command line."""
     from passl.engine import environment
 
-    if options.batch_size < 1 or options.workers < 0:
-        raise ValueError(f"--batch-size {options.batch_size} must be at least 1 and --workers {options.workers} at "
-                         "least 0")
+    if options.batch_size < 1 or options.workers < 0 or (options.threads or 1) < 1:
+        raise ValueError(f"--batch-size {options.batch_size} must be at least 1, --workers {options.workers} at least "
+                         f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
     environment.prepare(options.threads, cpu=options.device != "gpu")
-    environment.select_device(options.device)
+    environment.select_device(options.device, "--device", "--device cpu")
     return passl.get_model(options.model, pretrained=True if options.weights == "released" else options.weights)
 
 

@@ -18,6 +18,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="training images: folders or list files")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--count", type=int, default=10000, help="images to use, spread over all that are given")
+    parser.add_argument("--skip-unreadable", action="store_true", help="take another image for a damaged file instead "
+                        "of stopping")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where passl.pdparams, config.yaml and "
                         "classes.txt go")
     options = parser.parse_args(arguments)
@@ -47,8 +49,8 @@ def recalibrate(options) -> None:
     mean, std = ImageTransform(list(model.card.transform)).normalization
     model.card.transform = evaluation_transform(options.size, mean, std)
     # The stream only prepares images here; whole batches, so that all count alike.
-    prepared = (batch.output for batch in stream(model, used, lambda images: images, options.batch_size,
-                                                 options.workers) if len(batch.readable) == options.batch_size)
+    batches = stream(model, used, lambda images: images, options.batch_size, options.workers, options.skip_unreadable)
+    prepared = (batch.output for batch in batches if len(batch.readable) == options.batch_size)
     images = recalibrate_batch_norm(model, prepared)
     save_run(Path(options.output), model, run_config(Path(model.card.source)))
     print(f"batch norm measured on {images} images of {options.size} pixels: {options.output}")

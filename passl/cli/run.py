@@ -4,12 +4,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator
 
 from passl.cli.arguments import read_config
 from passl.config import Config, ConfigError, load_config
+
+PACKAGE = os.path.join(str(Path(__file__).resolve().parents[1]), "")
 
 
 @contextmanager
@@ -81,8 +84,13 @@ def run_guarded(program: str, action: Callable[[], None], after_interrupt: str =
     """Run a command; expected failures end it with their message and status 1 instead of a traceback.
 
     Ctrl-C ends it with status 130 and `after_interrupt`, which tells how to go on. PASSL_TRACEBACK=1 shows the
-    traceback of all of these.
+    traceback of all of these. Warnings of this library are printed as `PROGRAM: warning: ...`.
     """
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
+        f"{program}: warning: {message}\n" if os.path.abspath(filename).startswith(PACKAGE)
+        else plain(message, category, filename, lineno, line))
+    warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's; nothing is compiled here
     try:
         action()
         return 0
@@ -99,3 +107,5 @@ def run_guarded(program: str, action: Callable[[], None], after_interrupt: str =
         sys.stdout.flush()
         print(f"{program}: error: {error}", file=sys.stderr)
         return 1
+    finally:
+        warnings.formatwarning = plain

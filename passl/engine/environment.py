@@ -34,21 +34,22 @@ def prepare(num_threads: Optional[int] = None, flags: Optional[Mapping[str, Any]
     return int(os.environ["OMP_NUM_THREADS"].split(",")[0])
 
 
-def select_device(name: str) -> str:
+def select_device(name: str, key: str = "Global.device", remedy: str = "-o Global.device=cpu") -> str:
     """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the one in use.
 
-    ValueError when the installed Paddle has no support for it, with the remedy.
+    key, remedy: how the user has asked for it and can ask for the CPU. ValueError when the installed Paddle has no
+    support for it, with the remedy.
     """
     import paddle
 
     if name == "auto":
         name = "gpu" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "cpu"
     if name == "gpu" and not paddle.is_compiled_with_cuda():
-        raise ValueError("Global.device is gpu but the installed Paddle has no CUDA: install paddlepaddle-gpu, or run "
-                         "with -o Global.device=cpu")
+        raise ValueError(f"{key} is gpu but the installed Paddle has no CUDA: install paddlepaddle-gpu, or run with "
+                         f"{remedy}")
     if name == "gpu" and not paddle.device.cuda.device_count():
-        raise ValueError("Global.device is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or "
-                         "run with -o Global.device=cpu")
+        raise ValueError(f"{key} is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or run with "
+                         f"{remedy}")
     local_rank = int(os.environ.get("PADDLE_LOCAL_RANK") or 0)
     paddle.set_device(f"{name}:{local_rank}" if name != "cpu" and os.environ.get("PADDLE_LOCAL_RANK") else name)
     return name

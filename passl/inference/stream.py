@@ -11,7 +11,7 @@ import paddle
 from passl.data.datasets import LabelledDataset
 from passl.data.loader import Loader
 from passl.data.sampler import DistributedBatchSampler
-from passl.data.samples import IMAGE_EXTENSIONS, SampleList, find_samples
+from passl.data.samples import IMAGE_EXTENSIONS, DataError, SampleList, find_samples
 from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
 
@@ -26,6 +26,10 @@ class Batch(NamedTuple):
 
 def find_images(places: Sequence[str]) -> SampleList:
     """Images named by paths of files, folders and list files, in that order; classes of a single tree are kept."""
+    for place in places:
+        if not os.path.exists(place):
+            raise DataError(f"{place} does not exist (looked from {os.getcwd()}): give image files, folders or list "
+                            "files")
     if len(places) == 1 and not _is_image(places[0]):
         return find_samples(places[0], labelled=False)
     paths: List[str] = []
@@ -73,6 +77,9 @@ def stream(model, samples: SampleList, function: Callable[[paddle.Tensor], Any],
                 require_finite(output, model)
                 yield Batch(start, output, batch["valid"])
                 start += len(batch["index"])
+    except DataError as error:  # the data set speaks of keys of a config, and there is none here
+        hint = str(error).replace("dataset.image_errors: skip would leave", "--skip-unreadable leaves")
+        raise DataError(hint) from None
     finally:
         loader.close()
 

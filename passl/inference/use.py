@@ -16,6 +16,7 @@ from passl.models.classifier import FineTuneModel, LinearProbeModel
 from passl.models.heads import MultiPrototypes
 
 TEMPERATURE = 0.1
+Model = Union[paddle.nn.Layer, str, "os.PathLike[str]"]  # a network, or what `as_model` takes
 
 
 class Clusters(NamedTuple):
@@ -25,7 +26,7 @@ class Clusters(NamedTuple):
     confidence: np.ndarray
 
 
-def inference_model(model, images, top_k: Optional[int] = None, batch_size: int = 32
+def inference_model(model: Model, images: Any, top_k: Optional[int] = None, batch_size: int = 32
                     ) -> Union[Dict[str, Any], List[Dict[str, Any]]]:
     """Classify pictures: a dict for one, a list of dicts for several (see `passl.inference.images.collect`).
 
@@ -41,7 +42,7 @@ def inference_model(model, images, top_k: Optional[int] = None, batch_size: int 
     return results[0] if given.single else results
 
 
-def as_model(model):
+def as_model(model: Model) -> paddle.nn.Layer:
     """`model` itself, or the network with trained weights that a name or path stands for: a run's folder, a file."""
     if not isinstance(model, (str, os.PathLike)):
         return model
@@ -76,13 +77,13 @@ def require_classifier(model) -> None:
                          "get_model the weights of a trained probe or fine-tuned model")
 
 
-def embed(model, images, batch_size: int = 32) -> np.ndarray:
+def embed(model: Model, images: Any, batch_size: int = 32) -> np.ndarray:
     """Features of pictures, float32 [N, F], also for a single one (N = 1): pooled trunk features, before any head."""
     model = as_model(model)
     return run(model, collect(images).items, model.extract_feat, batch_size)
 
 
-def assign(model, images, balanced: bool = False, temperature: float = TEMPERATURE, epsilon: float = 0.05,
+def assign(model: Model, images: Any, balanced: bool = False, temperature: float = TEMPERATURE, epsilon: float = 0.05,
            iterations: int = 3, batch_size: int = 32) -> Clusters:
     """Cluster of each picture under every prototype head of a pretrained network.
 

@@ -156,6 +156,50 @@ def test_wrong_options_end_before_the_work(command, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options, message", [
+    (["--to", "q.json"], "without suffix"), (["--to", "q", "--size", "0"], "--size 0")])
+def test_export_options(options, message, capsys):
+    with pytest.raises(SystemExit):
+        export.main(["--model", "x", *options])
+    assert message in capsys.readouterr().err
+
+
+def test_messages_speak_of_options_and_not_of_a_config(pretrained, pictures, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(b"broken")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/class").symlink_to(tmp_path / "in")
+    output = ["--output", str(tmp_path / "out")]
+    for command, arguments, message in (
+            (embed, [str(tmp_path / "gone"), *output], "does not exist"),
+            (embed, [str(tmp_path / "in"), *output], "--skip-unreadable leaves such files out"),
+            (embed, [str(tmp_path / "in"), *output, "--threads", "-3"], "--threads -3 at least 1"),
+            (knn, ["--train", str(pictures / "train"), "--test", "gone"], "--test gone does not exist"),
+            (knn, ["--train", str(tmp_path / "tree"), "--test", str(pictures / "val")], "remove the file"),
+            (recalibrate, [str(tmp_path / "in"), *output, "--batch-size", "1", "--size", "12"], "--skip-unreadable")):
+        assert command.main([str(pretrained), *SERIAL, *arguments]) == 1
+        error = capsys.readouterr().err
+        assert message in error and "DataLoader" not in error and "image_errors" not in error
+
+
+def test_warnings_are_lines_of_the_command(tmp_path):
+    from passl.cli.run import run_guarded
+
+    def warn():
+        for message, file in (("theirs is odd", str(tmp_path / "other.py")), ("ours is odd", knn.__file__)):
+            warnings.warn_explicit(message, UserWarning, file, 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        format_before = warnings.formatwarning
+        shown = []
+        warnings.showwarning = lambda message, category, filename, lineno, file=None, line=None: shown.append(
+            warnings.formatwarning(message, category, filename, lineno, line))
+        assert run_guarded("passl-knn", warn) == 0
+    assert warnings.formatwarning is format_before
+    assert "other.py" in shown[0] and shown[1] == "passl-knn: warning: ours is odd\n"
+
+
 def test_random_weights_are_no_features(pictures, tmp_path, capsys):
     assert embed.main(["resnet18", str(pictures), "--output", str(tmp_path / "x"), *SERIAL]) == 1
     assert "random weights" in capsys.readouterr().err
@@ -177,7 +221,7 @@ def test_assign_writes_csv_and_links(pretrained, pictures, tmp_path, capsys):
         assign.main(arguments)
 
 
-def test_assign_leaves_damaged_files_out_and_writes_metrics(pretrained, pictures, tmp_path, monkeypatch, capsys):
+def test_assign_leaves_damaged_files_out_and_writes_metrics(pretrained, pictures, tmp_path):
     shutil.copytree(pictures / "train", tmp_path / "in")
     broken = sorted((tmp_path / "in").rglob("*.png"))[4]
     broken.write_bytes(b"broken")
