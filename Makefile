@@ -8,12 +8,13 @@ TESTS ?= tests
 # numpy 2 came after Paddle 2.6.2 was built
 NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 
-.PHONY: help install quickstart test test-fast test-slow lint clean
+.PHONY: help install quickstart test test-fast test-ranks test-slow lint clean
 
 help:
 	@echo "make quickstart            pretrain SwAV on this machine in a few minutes and see what it learnt"
 	@echo "make test [PADDLE=2.6.2]   the tests, several minutes on two cores, on one Paddle version"
 	@echo "make test-fast             without those that start several processes"
+	@echo "make test-ranks            of the long ones those with several processes: n ranks = 1, lost ranks, kills, two nodes"
 	@echo "make test-slow             the long ones: full-size networks, kills, big fuzzing, two nodes"
 	@echo "make lint                  ruff"
 	@echo "make install               only the virtual environment ($(VENV))"
@@ -31,6 +32,9 @@ quickstart: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
+
+test-ranks: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "slow and dist" $(TESTS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 -m slow $(TESTS)

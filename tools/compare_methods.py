@@ -99,8 +99,8 @@ def train_and_score(settings: dict, options) -> dict:
 
     path = options.output / f"{settings['Model']['name']}_seed_{settings['Global']['seed']}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
-    config = check(load_config(str(path)))
-    with open_run(config, "train", save_config=True):
+    config = check(load_config(str(path), ["Global.overwrite=True"]))  # what an interrupted attempt may have left
+    with open_run(config, "train", show_config=True):
         trainer = Trainer(config)
         query = evaluation_loader(config["DataLoader"]["Eval"])
         bank = bank_loader(config, trainer.loader.dataset, query)

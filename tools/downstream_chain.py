@@ -72,7 +72,8 @@ def execute(folder: Path, name: str, command, shown=None) -> float:
 def pretraining_settings(options, seed: int, folder: Path):
     epochs = [f"Global.epochs={options.pretrain_epochs}"] if options.pretrain_epochs else []
     return [f"Global.seed={seed}", f"Global.output_dir={folder}", f"DataLoader.Train.dataset.root={options.train}",
-            f"DataLoader.Eval.dataset.root={options.test}", "Global.knn_interval=0", *epochs]
+            f"DataLoader.Eval.dataset.root={options.test}", "Global.knn_interval=0",
+            "Global.overwrite=True", *epochs]
 
 
 def pretrain(options, seed: int, folder: Path) -> Path:
@@ -116,7 +117,7 @@ def evaluate(options, trunk: Path, seed: int, folder: Path) -> dict:
         common = [f"Global.output_dir={place}", f"Global.seed={seed}", f"DataLoader.Eval.dataset.root={options.test}"]
         seconds[name] = verb(place, "train", "train", "-c", config, "-o", f"Global.epochs={epochs_of(config, epochs)}",
                              f"Global.pretrained_model={trunk}", f"DataLoader.Train.dataset.root={options.train}",
-                             *common, *settings, *options.limit)
+                             "Global.overwrite=True", *common, *settings, *options.limit)
         run = place / load_config(str(config)).Model.name
         verb(place, "eval", "eval", "-c", config, "-o", *common, f"Global.pretrained_model={run / 'latest'}")
         metrics = json.loads((run / "eval/metrics.json").read_text())

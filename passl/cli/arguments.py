@@ -38,13 +38,18 @@ def read_config(parser: argparse.ArgumentParser, arguments: argparse.Namespace,
         warnings.simplefilter("always", ConfigWarning)
         try:
             config = load_config(arguments.config, [*extra_overrides, *arguments.override])
-            if not trains and isinstance(config.setdefault("Global", {}), dict):
-                config.Global.setdefault("epochs", 1)
-            return check(config)
+            return check(config if trains else without_training(config))
         except ConfigError as error:
             parser.exit(2, f"{parser.prog}: {error}\n")
         finally:
             _print_warnings(parser.prog, caught)
+
+
+def without_training(config: Config) -> Config:
+    """`config` itself, with a length of training where it has none: commands that do not train pass the same check."""
+    if isinstance(config.setdefault("Global", {}), dict):
+        config.Global.setdefault("epochs", 1)
+    return config
 
 
 def _print_warnings(prog: str, caught: Sequence[warnings.WarningMessage]) -> None:

@@ -6,6 +6,8 @@ import os
 import sys
 from typing import List, Optional, Sequence
 
+import passl
+
 TARGETS = {
     "paddle": "PASSL names, Paddle layout: what the configs' Global.pretrained_model takes (.pdparams)",
     "torch": "names of the SwAV releases (.pth); a file converted from PyTorch gets its former keys back bit for bit",
@@ -36,10 +38,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--allow-unknown", action="store_true", help="leave out keys nobody knows instead of stopping")
     parser.add_argument("--inert", action="append", default=[], metavar="NAME",
                         help="a class in the pickle that may be read as an empty record (never imported), for instance "
-                             "omegaconf.dictconfig.DictConfig; may be repeated")
-    parser.add_argument("--table", action="store_true", help="print every key: from, to, shape, dtype, change")
+                             "pathlib.PosixPath; may be repeated (omegaconf and argparse need no asking)")
+    parser.add_argument("--table", action="store_true",
+                        help="print every key: from, to (PASSL's names without OUT), shape, dtype, change")
     parser.add_argument("--verify", action="store_true",
                         help="run OUT's network in Paddle on a fixed input against a numpy forward of IN's weights")
+    parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
     return parser
 
 
@@ -49,25 +53,41 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parser.parse_args(argv)
     if options.target is None and (options.to or options.verify):
         parser.error("--to and --verify need OUT")
+    if options.target is not None and os.path.isdir(options.target):
+        parser.error(f"{options.target} is a folder; give the name of the file to write")
     from passl.weights import CheckpointError
 
+    status = 1
     try:
-        return _run(parser, options)
+        status = _run(parser, options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter would complain when it flushes again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return status
     except (CheckpointError, OSError, TypeError) as error:
         print(f"passl-convert: {error}", file=sys.stderr)
         return 1
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from passl.weights import convert_file, read, recognise
+    from passl.weights import convert, convert_file, read, recognise
 
     layout = None if options.layout == "auto" else options.layout
     if options.target is None:
-        print(recognise(read(options.source, inert=options.inert), layout)[1].describe())
+        checkpoint = read(options.source, inert=options.inert)
+        print(recognise(checkpoint, layout)[1].describe())
+        if options.table or options.part != "all":
+            part = convert(checkpoint, "paddle", part=options.part, layout=layout, allow_unknown=True)
+            print(part.table() if options.table else f"{options.part:<16}{len(part.state)} arrays")
         return 0
     to = options.to or _target_of_suffix(options.target)
     if to is None:
         parser.error(f"the suffix of {options.target} does not tell a target; add --to {{{','.join(TARGETS)}}}")
+    if options.verify:
+        from passl.weights.verify import check_verifiable
+
+        check_verifiable(*recognise(read(options.source, inert=options.inert), layout))
     result = convert_file(options.source, options.target, to, part=options.part, layout=layout,
                           allow_unknown=options.allow_unknown, inert=options.inert)
     print(result.found.describe())
@@ -101,7 +121,7 @@ def _verify(options: argparse.Namespace, layout: Optional[str]) -> int:
     differences = largest_differences(paddle_forward(paddle_network(state, found), found, images), reference)
     for name, difference in differences.items():
         print(f"verify {name:<10} largest difference {difference:.2e} of the largest value")
-    if max(differences.values()) > TOLERANCE:
+    if not all(difference <= TOLERANCE for difference in differences.values()):  # also when one is not a number
         print(f"passl-convert: the converted model differs by more than {TOLERANCE:g}", file=sys.stderr)
         return 1
     return 0

@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import passl
+
+if TYPE_CHECKING:
+    import paddle
 
 MODEL_HELP = ("a run's folder or checkpoint (output/swav_resnet50_pretrain), a weight file of any library passl reads, "
               "or a name of passl.list_models()")
@@ -15,8 +18,9 @@ def make_model_parser(prog: str, description: str, batch_size: int = 64) -> argp
     """A parser with MODEL, --weights, --device, --batch-size, --workers and --version; the command adds its own."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--weights", metavar="FILE", default=None, help="weights for a model given by name; 'released' "
-                        "takes the published ones, from the local folder or the network")
+    parser.add_argument("--weights", metavar="FILE", action="append", help="weights for a model given by name; "
+                        "'released' takes the published ones, from the local folder or the network; twice: the file of "
+                        "the trunk and that of a linear classifier saved without it")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "xpu", "npu"))
     parser.add_argument("--batch-size", type=int, default=batch_size, metavar="N", help="images per forward pass")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode; 0 decodes in the "
@@ -27,7 +31,7 @@ def make_model_parser(prog: str, description: str, batch_size: int = 64) -> argp
     return parser
 
 
-def open_model(options: argparse.Namespace):
+def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
     """Prepare the process, select the device and build the model of a command line."""
     from passl.engine import environment
 
@@ -36,10 +40,10 @@ def open_model(options: argparse.Namespace):
                          f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
     environment.prepare(options.threads, cpu=options.device != "gpu")
     environment.select_device(options.device, "--device", "--device cpu")
-    return passl.get_model(options.model, pretrained=True if options.weights == "released" else options.weights)
+    return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights)
 
 
-def require_weights(model) -> None:
+def require_weights(model: paddle.nn.Layer) -> None:
     """ValueError for a network of random weights: its features would look like results."""
     if model.card.source is None:
         raise ValueError(f"{model.card.name} has random weights: add --weights FILE, --weights released, or name a "

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator
 
-from passl.cli.arguments import read_config
-from passl.config import Config, ConfigError, load_config
+from passl.cli.arguments import read_config, without_training
+from passl.config import Config, ConfigError, ConfigWarning, check, load_config
 
 PACKAGE = os.path.join(str(Path(__file__).resolve().parents[1]), "")
 
@@ -22,15 +22,19 @@ def start(parser: argparse.ArgumentParser, arguments: argparse.Namespace, log_na
 
     The order matters: Paddle reads thread count and flags once, when it is imported, and the check of components
     imports it. The job is joined until the block ends, see `open_run`. A command that does not train needs no
-    Global.epochs and leaves the run's config.yaml alone.
+    Global.epochs and does not log the configuration.
     """
     try:
         raw = load_config(arguments.config, arguments.override)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConfigWarning)  # the full check below says them
+            # everything but the components, so that what is used before they are known has its type
+            check(raw if trains else without_training(raw), {})
     except ConfigError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     prepare_process(raw)
     config = read_config(parser, arguments, trains=trains)
-    with open_run(config, log_name, save_config=trains):
+    with open_run(config, log_name, show_config=trains):
         yield config
 
 
@@ -45,9 +49,10 @@ def prepare_process(raw: Config) -> None:
 
 
 @contextmanager
-def open_run(config: Config, log_name: str, save_config: bool) -> Iterator[Path]:
+def open_run(config: Config, log_name: str, show_config: bool) -> Iterator[Path]:
     """Select the device, join the job, make the output folder and open the log; gives the folder.
 
+    show_config: log the whole configuration. (The trainer saves it, once it knows that the run can start.)
     Until the block ends the ranks watch each other: one that is lost or fails ends the others with its name.
     """
     from passl import distributed
@@ -55,15 +60,14 @@ def open_run(config: Config, log_name: str, save_config: bool) -> Iterator[Path]
     from passl.engine import environment, log
 
     device = environment.select_device(config.Global.device)
-    distributed.initialize(device, timeout=config.Global.collective_timeout)
+    distributed.initialize(device)
     with watchdog(config.Global.lost_rank_timeout, config.Global.collective_timeout):
         folder = Path(config.Global.output_dir) / config.Model.name
         if distributed.rank() == 0:
             prepare_folder(folder)
         distributed.barrier()
         logger = log.set_up(folder, log_name, distributed.rank())
-        if distributed.rank() == 0 and save_config:
-            config.save(folder / "config.yaml")
+        if distributed.rank() == 0 and show_config:
             logger.info("resolved configuration:\n" + config.to_yaml())
         yield folder
 

@@ -1,8 +1,14 @@
-"""`python -m passl.config [Section]`: every key of the schema with its type, default and what experience says."""
+"""`python -m passl.config [Section]`: the keys of the sections with type, default and what experience says.
+
+The keys of components (methods, datasets, ...) are their constructors' parameters: docs/configuration.md lists them.
+"""
 from __future__ import annotations
 
+import os
 import sys
-from typing import Iterator
+from typing import Iterator, Sequence
+
+from passl.registry import nearest
 
 from .fields import Component, ComponentList, GroupList, Key, Section
 from .schema import SCHEMA
@@ -30,5 +36,21 @@ def _kind(key: Key) -> str:
     return describe(key.type)
 
 
+def main(arguments: Sequence[str]) -> int:
+    """Print the keys whose path starts with the first argument; status 2 when there are none."""
+    wanted = arguments[0] if arguments else ""
+    found = [line for line in lines(SCHEMA) if line.startswith(wanted)]
+    if not found:
+        print(f"no key starts with {wanted}{nearest(wanted, SCHEMA.keys)}; sections: {', '.join(SCHEMA.keys)}",
+              file=sys.stderr)
+        return 2
+    try:
+        print("\n".join(found))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 if __name__ == "__main__":
-    print("\n".join(line for line in lines(SCHEMA) if not sys.argv[1:] or line.startswith(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

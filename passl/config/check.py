@@ -141,6 +141,8 @@ class _Checker:
                     mine = mine.with_default(default)
                 keys[parameter.name] = mine
             legacy = {key: reason for key, reason in legacy.items() if key not in parameters}
+            if known:
+                keys = {key: spec for key, spec in keys.items() if key in parameters or not spec.of_constructor}
         inner = keys.get(kind.inner) if isinstance(kind, ComponentList) else None
         if inner is not None:
             keys[inner.name] = inner.with_type(kind)

@@ -14,13 +14,16 @@ class Key:
     type: a typing annotation, or a Section, Component or ComponentList for what is nested.
     default: REQUIRED, ABSENT (stays away when it is not given), or the value to fill in; `{}` fills a nested section.
     choices, minimum: allowed values, smallest number. convert: turns the value into its final form or raises
-    ValueError with what is wrong.
+    ValueError with what is wrong. of_constructor: in a Component, only says more of a parameter that some of its
+    constructors have; where the constructor has none of this name the key is unknown.
     """
 
     def __init__(self, name: str, type: Any, default: Any, help: str, *, choices: Tuple[Any, ...] = (),
-                 minimum: Optional[float] = None, convert: Optional[Callable[[Any], Any]] = None):
+                 minimum: Optional[float] = None, convert: Optional[Callable[[Any], Any]] = None,
+                 of_constructor: bool = False):
         self.name, self.type, self.default, self.help = name, type, default, help
         self.choices, self.minimum, self.convert = choices, minimum, convert
+        self.of_constructor = of_constructor
 
     def with_default(self, default: Any) -> Key:
         return self._changed(default=default)

@@ -30,8 +30,8 @@ def _precision_level(config: Config) -> None:
     precision = config.get("FP16")
     if isinstance(precision, Config) and precision.get("level") is None:
         place = config.where("FP16")
-        warnings.warn(f"{place}: FP16 has no level; taken as O2, as PASSL does. Write 'level: O2', or O1 to keep the "
-                      f"weights in fp32", ConfigWarning, stacklevel=4)
+        warnings.warn(f"{place}: FP16 has no level; taken as O2, as PASSL does. Write 'level: O2', or O1 as the "
+                      f"published runs", ConfigWarning, stacklevel=4)
         precision.put("level", "O2", place)
 
 

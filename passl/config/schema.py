@@ -27,6 +27,18 @@ def _batch_norm_mode(mode: Any) -> Any:
     raise ValueError("expected none, global or {group: <number of processes>}")
 
 
+def _growth(ratio: float) -> float:
+    if not ratio > 1:
+        raise ValueError("must be above 1, or the scale never grows")
+    return ratio
+
+
+def _shrinkage(ratio: float) -> float:
+    if not 0 < ratio < 1:
+        raise ValueError("must lie between 0 and 1, or the scale never shrinks")
+    return ratio
+
+
 TRAIN_LOOPS = ("ContrastiveLearningTrainingEpochLoop", "ClassificationTrainingEpochLoop", None)
 
 GLOBAL = Section(
@@ -48,6 +60,8 @@ GLOBAL = Section(
     # where it starts and what it writes
     Key("checkpoint", Optional[str], None, "Resume exactly from this checkpoint, for instance"
         " output/<Model.name>/latest. auto: from the run's own latest if there is one, for jobs that are restarted."),
+    Key("overwrite", bool, False, "Start afresh where an earlier run is and remove its checkpoints and metrics. Without"
+        " it such a start is refused; it does nothing when checkpoint is set."),
     Key("pretrained_model", Optional[str], None, "Start from these weights, with or without suffix; optimizer and"
         " epoch start afresh."),
     Key("output_dir", str, "./output/", "Everything a run writes goes to <output_dir>/<Model.name>."),
@@ -98,20 +112,23 @@ DISTRIBUTED_STRATEGY = Section(
 )
 
 GRAD_SCALER = Section(
-    Key("init_loss_scaling", float, 65536.0, "First loss scale; too high costs a few skipped steps, nothing more.",
+    Key("init_loss_scaling", float, 65536.0, "First loss scale; too high costs a few steps left out, nothing more."
+        " Defaults of this section are those of the published runs; PASSL's are 1024, 1000 good and 2 bad steps.",
         minimum=1),
-    Key("incr_ratio", float, 2.0, "Growth of the scale after incr_every_n_steps good steps.", minimum=1),
-    Key("decr_ratio", float, 0.5, "Shrinkage after decr_every_n_nan_or_inf bad steps.", minimum=0),
-    Key("incr_every_n_steps", int, 1000, "Good steps before the scale grows.", minimum=1),
-    Key("decr_every_n_nan_or_inf", int, 2, "Bad steps before the scale shrinks.", minimum=1),
+    Key("incr_ratio", float, 2.0, "Factor of the scale after incr_every_n_steps good steps.", convert=_growth),
+    Key("decr_ratio", float, 0.5, "Factor of the scale after decr_every_n_nan_or_inf bad steps.", convert=_shrinkage),
+    Key("incr_every_n_steps", int, 2000, "Good steps in a row before the scale grows.", minimum=1),
+    Key("decr_every_n_nan_or_inf", int, 1, "Bad steps in a row before the scale shrinks; every one of them is left"
+        " out, so 2 costs twice the steps.", minimum=1),
+    Key("max_loss_scaling", float, 16777216.0, "The scale grows no further.", minimum=1),
     Key("use_dynamic_loss_scaling", bool, True, "False keeps init_loss_scaling throughout."),
-    Legacy("max_loss_scaling", "Paddle's scaler has no ceiling; an overflowing step shrinks the scale again"),
     Legacy("no_unscale_list", "all gradients are unscaled before LARC reads their norms"),
 )
 
 FP16 = Section(
-    Key("level", str, "O0", "O0 is fp32, O1 casts op by op, O2 keeps the weights in half precision. A section that is"
-        " there but has no level means O2, as in PASSL.", choices=("O0", "O1", "O2")),
+    Key("level", str, "O0", "O0 is fp32; O1 runs convolutions and matrix products in half precision, O2 nearly all of"
+        " the network. Weights stay fp32. A section that is there but has no level means O2, as in PASSL.",
+        choices=("O0", "O1", "O2")),
     Key("dtype", str, "float16", "bfloat16 needs no loss scaling; Ampere or newer.", choices=("float16", "bfloat16")),
     Key("GradScaler", GRAD_SCALER, {}, "Loss scaling; float16 only."),
     Key("fp16_custom_white_list", List[str], [], "Operators to run in half precision besides Paddle's list."),
@@ -163,9 +180,8 @@ TRANSFORM = ComponentList("TRANSFORMS", inner="transforms")
 
 DATASET = Component(
     "DATASETS",
-    Key("transform", TRANSFORM, ABSENT, "Operations on one image, in order."),
-    Key("batch_transform", TRANSFORM, ABSENT, "Operations on a whole batch."),
-    aliases={"transform_ops": "transform", "batch_transform_ops": "batch_transform", **CLASS_COUNT},
+    Key("transform", TRANSFORM, ABSENT, "Operations on one image, in order.", of_constructor=True),
+    aliases={"transform_ops": "transform", **CLASS_COUNT},
 )
 
 SAMPLER = Component(

@@ -95,7 +95,14 @@ class SwAVMultiCropDataset(ImageDataset):
                             ("grayscale_probability", grayscale_probability), ("blur_probability", blur_probability)):
             if not 0 <= value <= 1:
                 raise DataError(f"{name} is {value}; a probability lies between 0 and 1")
-        if not 0 < blur_sigma[0] <= blur_sigma[1]:
+        for name, value in (("jitter_strength", jitter_strength), ("brightness", brightness), ("contrast", contrast),
+                            ("saturation", saturation)):
+            if value < 0:
+                raise DataError(f"{name} is {value}; a strength is at least 0 (0 changes nothing)")
+        if len(aspect_ratio) != 2 or not 0 < aspect_ratio[0] <= aspect_ratio[1]:
+            raise DataError(f"aspect_ratio is {list(aspect_ratio)}; expected the smallest and the largest width / "
+                            "height, both above 0")
+        if len(blur_sigma) != 2 or not 0 < blur_sigma[0] <= blur_sigma[1]:
             raise DataError(f"blur_sigma is {list(blur_sigma)}; expected two standard deviations in pixels, "
                             "smallest first")
         if not 0 <= hue * jitter_strength <= 0.5:

@@ -18,9 +18,9 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 def read_image(path: str) -> np.ndarray:
     """Read an image file as uint8 [H, W, 3] RGB, contiguous.
 
-    The pixel content is that of PIL's `Image.open(path).convert("RGB")`, except that 16-bit files
-    are scaled to 8 bits (PIL clips them to white). EXIF orientation is not applied, as in the original's loader: the
-    stored pixels are what published results were obtained with.
+    The pixel content is that of PIL's `Image.open(path).convert("RGB")`, except that grey files of 16 or 32 bits are
+    scaled to 8 (PIL clips them to white). EXIF orientation is not applied, as in the original's loader: the stored
+    pixels are what published results were obtained with.
 
     Raises DataError that names the file when it is missing, empty, truncated or not an image.
     """
@@ -68,22 +68,37 @@ def _decode_with_pil(data: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            return as_rgb(image)
+            return as_rgb(image, name)
+    except DataError:
+        raise
     except Image.UnidentifiedImageError:
         raise DataError(f"{name}: not an image (its {len(data)} bytes start with {data[:8]!r})") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, EOFError, ... for damaged files
         raise DataError(f"{name}: damaged image ({error})") from None
 
 
-def as_rgb(image: Image.Image) -> np.ndarray:
+def as_rgb(image: Image.Image, name: str = "image") -> np.ndarray:
     """A PIL image as uint8 [H, W, 3], the pixels that `read_image` gives for its file."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _sixteen_bit(np.asarray(image), image.mode)
+        return _many_bits(np.asarray(image), image.mode, image.format or "", name)
     return np.array(image.convert("RGB"))
 
 
-def _sixteen_bit(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey images of more than 8 bits: 0..65535 (or 0..1 for floating point) to 0..255, rounded."""
-    scale = 255.0 if mode == "F" else 255.0 / 65535.0
-    grey = np.clip(np.rint(values.astype(np.float64) * scale), 0, 255).astype(np.uint8)
+def _many_bits(values: np.ndarray, mode: str, file_format: str, name: str) -> np.ndarray:
+    """Grey images of more than 8 bits to 8: 0..65535 and floating point 0..1 are scaled, 0..255 is taken as it is.
+
+    16-bit files say what they are. 32-bit integers and floats do not, so their values decide; those that fit no scale
+    are refused.
+    """
+    low, high = float(values.min()), float(values.max())
+    if mode == "F":
+        scale = 255.0 if high <= 1.0 else 1.0
+        fits = 0.0 <= low and high <= 255.0
+    else:
+        is_sixteen = mode.startswith("I;16") or file_format == "PNG" or high > 255
+        scale = 255.0 / 65535.0 if is_sixteen else 1.0
+        fits = 0 <= low and high <= 65535
+    if not fits:  # also false for NaN
+        raise DataError(f"{name}: grey values from {low:g} to {high:g}; expected 0..1, 0..255 or 0..65535")
+    grey = np.rint(values.astype(np.float64) * scale).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

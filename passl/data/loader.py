@@ -1,13 +1,14 @@
 """From the `DataLoader.Train` or `DataLoader.Eval` section of a config to an iterator of host batches."""
 from __future__ import annotations
 
-import warnings
+import logging
 from typing import Dict, Iterator, Mapping, Optional
 
 from passl.data.batch import BatchLayout
 from passl.data.samples import DataError
 from passl.registry import DATASETS, SAMPLERS, nearest
 
+LOGGER = logging.getLogger("passl")
 _LOADER_KEYS = ("num_workers", "prefetch_batches", "use_shared_memory", "collate_fn")
 
 
@@ -113,7 +114,8 @@ class Loader:
         for path, reason in self.dataset.skipped.items():
             if path not in self.skipped:
                 self.skipped[path] = reason
-                warnings.warn(f"skipped {reason} (bad file {len(self.skipped)} so far)", stacklevel=3)
+                # As an error: ranks other than the first speak of nothing less.
+                LOGGER.error(f"skipped {reason} (bad file {len(self.skipped)} so far)")
         self.dataset.skipped.clear()
 
     def close(self) -> None:

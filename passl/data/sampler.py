@@ -81,7 +81,8 @@ class DistributedBatchSampler:
 
 @SAMPLERS.register("BatchSampler", context=("size", "seed"))
 class BatchSampler(DistributedBatchSampler):
-    """Every rank sees the whole dataset (no sharding); otherwise as DistributedBatchSampler."""
+    """Every rank sees the whole dataset in the same order, so training on several processes refuses it; otherwise as
+    DistributedBatchSampler."""
 
     def __init__(self, size: int, batch_size: int, shuffle: bool = False, drop_last: bool = False, *, seed: int = 0):
         super().__init__(size, batch_size, shuffle, drop_last, seed=seed)

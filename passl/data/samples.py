@@ -122,7 +122,7 @@ def _image_files(root: str) -> Iterable[str]:
 def read_lines(path: str) -> List[Tuple[int, str]]:
     """(line number, text) of the non-empty lines of a UTF-8 text file."""
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:  # editors on Windows begin a file with an invisible mark
             kept = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file ({error.reason} at byte {error.start}); expected one image path "

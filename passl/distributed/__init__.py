@@ -26,7 +26,7 @@ from .collectives import (
     wait_for_ranks,
     world_size,
 )
-from .initialize import Launch, LaunchError, check_launch_environment, initialize
+from .initialize import Launch, LaunchError, check_launch_environment, initialize, launched_device
 
 # Modules that define Paddle layers or operators, imported when one of their names is first asked for.
 _LAZY = {
@@ -35,6 +35,8 @@ _LAZY = {
     "convert_batch_norm": "sync_batch_norm",
     "group_size": "sync_batch_norm",
     "no_sync": "gradient_reduction",
+    "running_statistics": "sync_batch_norm",
+    "statistics_of_rank_0": "sync_batch_norm",
     "unwrap": "gradient_reduction",
     "watchdog": "watchdog",
     "wrap": "gradient_reduction",
@@ -59,6 +61,7 @@ __all__ = [
     "gather_objects",
     "initialize",
     "is_initialized",
+    "launched_device",
     "local_rank",
     "rank",
     "wait_for_ranks",

@@ -96,7 +96,8 @@ def _enter(name: str):
     return paddle.distributed
 
 
-# Set by a running watchdog over gloo: called before each collective with its name, it waits until all ranks are there.
+# Set by a running watchdog: called before each collective with its name, it notes that this rank has come to it and,
+# over gloo, waits until all ranks are there.
 _gate: Optional[Callable[[str], None]] = None
 
 
@@ -107,11 +108,12 @@ def set_gate(gate: Optional[Callable[[str], None]]) -> None:
 
 
 def wait_for_ranks(name: str) -> None:
-    """Wait until every rank has come to this point, for as long as the job's timeout allows.
+    """Tell the watchdog that this rank has come here and, over gloo, wait until every rank has.
 
     gloo gives up 30 s after the first rank has entered a collective and that limit cannot be set, so a rank that is
-    late (evaluation, a slow disk) would end the job. Under a watchdog the wait happens here instead; without one, and
-    on NCCL, which has a timeout of its own, this does nothing.
+    late (evaluation, a slow disk) would end the job. Under a watchdog the wait happens here instead, for as long as
+    its `collective_timeout` allows. NCCL waits by itself, without end: there the call only counts, and the watchdog
+    compares the counts. Without a watchdog this does nothing.
     """
     if _gate is not None:
         _gate(name)

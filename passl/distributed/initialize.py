@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import List, Mapping, Optional
 
 SINGLE_LINE = "passl-train -c CONFIG.yaml"
-NODE_LINE = "python -m paddle.distributed.launch --devices=0,1 passl-train -c CONFIG.yaml"
+NODE_LINE = "python -m paddle.distributed.launch --nproc_per_node=2 passl-train -c CONFIG.yaml"
 CPU_LINE = "python -m paddle.distributed.launch --nproc_per_node=2 passl-train -c CONFIG.yaml -o Global.device=cpu"
 HELP = "docs/distributed.md, section 'Launch lines'"
 
@@ -81,6 +81,11 @@ def check_launch_environment(environment: Optional[Mapping[str, str]] = None) ->
 
     world = _integer(environment, "PADDLE_TRAINERS_NUM", 1)
     if world == 1:
+        if environment.get("PADDLE_TRAINER_ID", "0") not in ("", "0"):
+            raise LaunchError(
+                f"PADDLE_TRAINER_ID={environment['PADDLE_TRAINER_ID']} but PADDLE_TRAINERS_NUM=1: the only process is "
+                f"rank 0; unset both for a single process (`{SINGLE_LINE}`) or start through `{NODE_LINE}`; see {HELP}"
+            )
         return Launch()
     for name in ("PADDLE_TRAINER_ID", "PADDLE_TRAINER_ENDPOINTS", "PADDLE_CURRENT_ENDPOINT"):
         if not environment.get(name):
@@ -139,12 +144,24 @@ def _choose_backend(device: str, backend: Optional[str], environment: Mapping[st
     return wanted
 
 
-def initialize(device: str = "cpu", backend: Optional[str] = None, timeout: float = 1800.0) -> Launch:
+def launched_device(kind: str, environment: Optional[Mapping[str, str]] = None) -> str:
+    """`kind` (cpu, gpu, xpu, npu) with the number of the one that the launcher chose for this process: gpu -> gpu:5.
+
+    The launcher puts the position among the *visible* devices in FLAGS_selected_gpus (xpus, npus), which neither the
+    number given to --devices nor the local rank need equal; for the only process of a machine it lists all of them,
+    and the first is taken. Without a launcher, or on cpu, `kind` comes back as it is.
+    """
+    environment = os.environ if environment is None else environment
+    chosen = environment.get(f"FLAGS_selected_{kind}s") if kind != "cpu" else None
+    return f"{kind}:{chosen.split(',')[0].strip()}" if chosen else kind
+
+
+def initialize(device: str = "cpu", backend: Optional[str] = None) -> Launch:
     """Select the device and, when the launcher started several processes, join them into the process group.
 
-    `device` is cpu, gpu or gpu:N; a bare gpu becomes the one the launcher chose (FLAGS_selected_gpus). `backend` is
-    gloo or nccl and by default follows from the device (PADDLE_DISTRI_BACKEND overrides). `timeout` in seconds bounds
-    the wait for peers in a collective on NCCL; gloo has none of its own, the watchdog bounds it there.
+    `device` is cpu, gpu or gpu:N; a bare gpu becomes the one the launcher chose (`launched_device`). `backend` is
+    gloo or nccl and by default follows from the device (PADDLE_DISTRI_BACKEND overrides). How long ranks wait for
+    each other is the watchdog's business: neither backend has a limit that can be set and that works.
     Calling it again is harmless. LaunchError when the variables do not fit together or Paddle cannot serve the device.
     """
     launch = check_launch_environment()
@@ -154,7 +171,7 @@ def initialize(device: str = "cpu", backend: Optional[str] = None, timeout: floa
     if kind == "gpu" and not paddle.is_compiled_with_cuda():
         raise LaunchError(f"Global.device={device}, but this Paddle is a CPU build; use -o Global.device=cpu")
     if launch.world_size == 1:
-        paddle.set_device(device)
+        paddle.set_device(launched_device(device))
         return launch
 
     backend = _choose_backend(device, backend, os.environ)
@@ -164,8 +181,7 @@ def initialize(device: str = "cpu", backend: Optional[str] = None, timeout: floa
         )
     # The documented switch: init_parallel_env reads it and has no argument of its own.
     os.environ["PADDLE_DISTRI_BACKEND"] = backend
-    os.environ["PADDLE_PG_TIMEOUT"] = str(int(timeout * 1000))
-    paddle.set_device("cpu" if backend == "gloo" else f"gpu:{os.environ['FLAGS_selected_gpus'].split(',')[0]}")
+    paddle.set_device("cpu" if backend == "gloo" else launched_device("gpu"))
     if not paddle.distributed.is_initialized():
         paddle.distributed.init_parallel_env()
     return launch

@@ -10,14 +10,15 @@ of all ranks, the gradients of weight and bias are this rank's share of it. Aver
 from __future__ import annotations
 
 import functools
-from typing import Mapping, Union
+from contextlib import contextmanager
+from typing import Dict, Mapping, Union
 
 import numpy
 import paddle
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from .collectives import all_gather, all_reduce, barrier, rank, world_size
+from .collectives import all_gather, all_reduce, barrier, broadcast, rank, world_size
 
 
 def combine_moments(counts, means, squares):
@@ -54,8 +55,9 @@ class _JointNormalise(PyLayer):
         count, mean, variance = combine_moments(parts[:, :1], parts[:, 1 : channels + 1], parts[:, channels + 1 :])
         inverse_deviation = 1 / paddle.sqrt(variance + epsilon)
         normalised = (wide - mean.reshape(per_channel)) * inverse_deviation.reshape(per_channel)
-        ctx.save_for_backward(normalised, weight, inverse_deviation, count)
-        ctx.channel_last, ctx.group, ctx.dtype = channel_last, group, inputs.dtype
+        # The inputs as they came, which the layer before holds as well; a float32 copy would double what a layer keeps.
+        ctx.save_for_backward(inputs, weight, paddle.stack([mean, inverse_deviation]), count)
+        ctx.channel_last, ctx.group = channel_last, group
         ctx.wanted = [not tensor.stop_gradient for tensor in (inputs, weight, bias)]
         output = normalised * weight.reshape(per_channel) + bias.reshape(per_channel)
         ctx.mark_non_differentiable(mean, variance)
@@ -63,16 +65,18 @@ class _JointNormalise(PyLayer):
 
     @staticmethod
     def backward(ctx, gradient, *_):
-        normalised, weight, inverse_deviation, count = ctx.saved_tensor()
-        axes, per_channel = _channel_axes(normalised.ndim, ctx.channel_last)
-        gradient = gradient.astype(normalised.dtype)
+        inputs, weight, moments, count = ctx.saved_tensor()
+        axes, per_channel = _channel_axes(inputs.ndim, ctx.channel_last)
+        mean, inverse_deviation = moments
+        normalised = (inputs.astype(mean.dtype) - mean.reshape(per_channel)) * inverse_deviation.reshape(per_channel)
+        gradient = gradient.astype(mean.dtype)
         bias_gradient = gradient.sum(axis=axes)
         weight_gradient = (gradient * normalised).sum(axis=axes)
         joint = all_reduce(paddle.concat([bias_gradient, weight_gradient]), group=ctx.group) / count
         mean_gradient, mean_product = (part.reshape(per_channel) for part in paddle.split(joint, 2))
         scale = (weight * inverse_deviation).reshape(per_channel)
         inputs_gradient = scale * (gradient - mean_gradient - normalised * mean_product)
-        gradients = inputs_gradient.astype(ctx.dtype), weight_gradient, bias_gradient
+        gradients = inputs_gradient.astype(inputs.dtype), weight_gradient, bias_gradient
         return tuple(gradient if wanted else None for gradient, wanted in zip(gradients, ctx.wanted))
 
 
@@ -189,3 +193,34 @@ def convert_batch_norm(layer: nn.Layer, mode: Union[str, Mapping[str, int]] = "g
         return joint.join(plain, group)
 
     return _replace(layer, build)
+
+
+def running_statistics(layer: nn.Layer) -> Dict[str, paddle.Tensor]:
+    """The running means and variances of all batch norms inside `layer`, by name."""
+    found = {}
+    for prefix, part in layer.named_sublayers(include_self=True):
+        if isinstance(part, nn.layer.norm._BatchNormBase):
+            found.update({f"{prefix}.{name}" if prefix else name: getattr(part, name) for name in
+                          ("_mean", "_variance")})
+    return found
+
+
+@contextmanager
+def statistics_of_rank_0(layer: nn.Layer):
+    """Let every rank use rank 0's running statistics inside the block; afterwards each has its own again.
+
+    One broadcast. For evaluating, as one network, what ranks with batch statistics of their own have trained.
+    """
+    buffers = list(running_statistics(layer).values())
+    if world_size() == 1 or not buffers:
+        yield
+        return
+    own = [buffer.clone() for buffer in buffers]
+    joined = broadcast(paddle.concat([buffer.flatten() for buffer in buffers]))
+    try:
+        for buffer, values in zip(buffers, paddle.split(joined, [buffer.size for buffer in buffers])):
+            buffer.set_value(values.reshape(buffer.shape))
+        yield
+    finally:
+        for buffer, values in zip(buffers, own):
+            buffer.set_value(values)

@@ -5,6 +5,10 @@ still shows signs of life (gloo and NCCL release the interpreter lock while they
 connection breaks, which a killed process causes at once, or when it is silent for `timeout` seconds, which a cut link
 or a halted machine causes. A rank that leaves in order, or with an exception, says so first; nobody takes it for lost.
 
+A rank that lives and does nothing is found by its progress. All ranks come to the same collectives in the same order,
+so the number of the last one that a rank came to, which it sends with its signs of life, tells how far it is; rank 0
+ends the job when a rank has stayed at one number for `collective_timeout` seconds while another was further.
+
 Over gloo the same connections let a collective wait for late ranks before it begins; see `collectives.wait_for_ranks`.
 """
 from __future__ import annotations
@@ -20,7 +24,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import collectives
 from .initialize import Launch, check_launch_environment
@@ -101,8 +105,11 @@ class Watchdog:
     ):
         self._launch, self._connections, self._leave = launch, connections, leave
         self._timeout, self._collective_timeout = timeout, collective_timeout
-        self._interval = min(timeout / 5, 5.0)
+        self._interval = min(timeout / 5, collective_timeout / 5, 5.0)
+        # Per rank, the number and the name of the last collective it came to; on rank 0 of all ranks, else of this one.
         self._arrived = [0] * launch.world_size
+        self._names = ["the first collective"] * launch.world_size
+        self._behind: Dict[int, Tuple[int, float]] = {}
         self._passed = 0
         self._progress = threading.Condition()
         self._stopping = threading.Event()
@@ -130,9 +137,11 @@ class Watchdog:
                 # This process itself was halted: what the others sent in the meantime is still in the sockets.
                 for connection in self._connections.values():
                     connection.heard += now - last_turn
+                self._behind.clear()
             last_turn = now
             if now >= next_beat:
-                self._tell(kind="beat")
+                own = self._launch.rank
+                self._tell(kind="beat", number=self._arrived[own], name=self._names[own])
                 next_beat = now + self._interval
             for key, _ in self._selector.select(timeout=max(0.0, next_beat - time.monotonic())):
                 self._read(key.data)
@@ -142,6 +151,25 @@ class Watchdog:
                     self._lost(
                         connection, f"has been silent for {silence:.0f} s: its machine halted, or the link to it is cut"
                     )
+            if self._launch.rank == 0:
+                self._judge_progress()
+
+    def _judge_progress(self) -> None:
+        """End the job when a rank has stayed behind another for `collective_timeout` without a step forward."""
+        front = max(range(self._launch.world_size), key=lambda rank: self._arrived[rank])
+        for rank, number in enumerate(self._arrived):
+            is_done = rank != 0 and self._connections[rank].done
+            if is_done or number == self._arrived[front]:
+                self._behind.pop(rank, None)
+            elif self._behind.get(rank, (None, 0.0))[0] != number:
+                self._behind[rank] = number, time.monotonic()
+            elif time.monotonic() - self._behind[rank][1] > self._collective_timeout:
+                late = [str(other) for other in sorted(self._behind) if self._arrived[other] == number]
+                self._end_all(
+                    f"rank {', '.join(late)} did not come to {self._names[front]} (collective "
+                    f"{self._arrived[front]} of rank {front}) within {self._collective_timeout:.0f} s and stays after "
+                    f"{self._names[rank]} (collective {number})"
+                )
 
     def _read(self, connection: _Connection) -> None:
         messages = connection.receive()
@@ -157,7 +185,9 @@ class Watchdog:
         for message in messages:
             kind = message["kind"]
             if kind == "arrived":
-                self._note_arrival(connection.rank, message["number"])
+                self._note_arrival(connection.rank, message["number"], message["name"])
+            elif kind == "beat":
+                self._note_beat(connection.rank, message["number"], message["name"])
             elif kind == "pass":
                 with self._progress:
                     self._passed = max(self._passed, message["number"])
@@ -177,33 +207,38 @@ class Watchdog:
             self._tell(kind="stop", reason=reason, code=LOST_RANK_EXIT_CODE)
         self._leave(f"rank {self._launch.rank} stops: {reason}; start the job again to resume from its last checkpoint")
 
-    def _note_arrival(self, rank: int, number: int) -> None:
+    def _note_arrival(self, rank: int, number: int, name: str) -> None:
         with self._progress:
-            self._arrived[rank] = number
+            self._arrived[rank], self._names[rank] = number, name
             if min(self._arrived) <= self._passed:
                 return
             self._passed = min(self._arrived)
             self._progress.notify_all()
         self._tell(kind="pass", number=self._passed)
 
+    def _note_beat(self, rank: int, number: int, name: str) -> None:
+        with self._progress:
+            # The main thread of that rank may have sent the news of an arrival past a beat that was being made.
+            if self._launch.rank == 0 and number > self._arrived[rank]:
+                self._arrived[rank], self._names[rank] = number, name
+
+    def note(self, name: str) -> None:
+        """Count a collective that this rank has come to; the next sign of life tells rank 0."""
+        own = self._launch.rank
+        self._arrived[own], self._names[own] = self._arrived[own] + 1, name
+
     def wait_for_all(self, name: str) -> None:
-        """Wait until every rank has made as many calls of this method as this one; for at most `collective_timeout`."""
+        """Count a collective and wait until every rank has come to it; rank 0 judges who is late."""
         number = self._arrived[self._launch.rank] + 1
         if self._launch.rank == 0:
-            self._note_arrival(0, number)
+            self._note_arrival(0, number, name)
         else:
-            self._arrived[self._launch.rank] = number
-            self._tell(kind="arrived", number=number)
+            self.note(name)
+            self._tell(kind="arrived", number=number, name=name)
         with self._progress:
-            if self._progress.wait_for(lambda: self._passed >= number, self._collective_timeout):
-                return
-            late = [str(rank) for rank, reached in enumerate(self._arrived) if reached < number]
-        known = f"rank {', '.join(late)}" if self._launch.rank == 0 else "not every rank"
-        reason = f"{known} did not come to {name} (call {number} of this rank) within {self._collective_timeout:.0f} s"
-        self.fail(reason)
+            self._progress.wait_for(lambda: self._passed >= number)
 
-    def fail(self, reason: str) -> None:
-        """End all ranks, this one included, with `reason`."""
+    def _end_all(self, reason: str) -> None:
         self._tell(kind="stop", reason=reason, code=LOST_RANK_EXIT_CODE)
         self._leave(f"rank {self._launch.rank} stops: {reason}")
 
@@ -245,11 +280,11 @@ class Watchdog:
                     connection.done = True
 
 
-def _meet(launch: Launch, port: int) -> Dict[int, _Connection]:
+def _meet(launch: Launch) -> Dict[int, _Connection]:
     """Connect every rank with rank 0, whose address travels through a collective, so that any free port will do."""
     host = launch.endpoints[0].rpartition(":")[0]
     if launch.rank == 0:
-        server = socket.create_server(("", port), backlog=launch.world_size)
+        server = socket.create_server(("", 0), backlog=launch.world_size)
         server.settimeout(60.0)
         token = secrets.token_hex(8)
         collectives.gather_objects([host, server.getsockname()[1], token])
@@ -272,26 +307,23 @@ def _meet(launch: Launch, port: int) -> Dict[int, _Connection]:
 
 
 @contextmanager
-def watchdog(
-    timeout: float = 60.0, collective_timeout: float = 1800.0, port: int = 0
-) -> Iterator[Optional[Watchdog]]:
+def watchdog(timeout: float = 60.0, collective_timeout: float = 1800.0) -> Iterator[Optional[Watchdog]]:
     """Watch the other ranks while the block runs; nothing happens in a single process.
 
     A rank that is killed ends the others at once with exit code 75 and its name; one that is silent for `timeout`
     seconds (cut link, halted machine) likewise. Raise `timeout` where an extension holds the interpreter lock for
     long. An exception that leaves the block on one rank ends the others with its text and exit code 1, as it would
-    happen again; a `JointFailure` leaves it on all ranks, which need no telling. `collective_timeout` bounds the
-    wait for a late rank over gloo. `port` is where rank 0 listens, 0 meaning any free one: set it behind a firewall.
-    Enter it on every rank, after `initialize`.
+    happen again; a `JointFailure` leaves it on all ranks, which need no telling. A rank that lives but stays behind
+    the others for `collective_timeout` seconds ends the job with exit code 75, on every backend. Rank 0 listens on any
+    free port. Enter it on every rank, after `initialize`.
     """
     launch = check_launch_environment()
     if launch.world_size == 1:
         yield None
         return
-    watch = Watchdog(launch, _meet(launch, port), timeout, collective_timeout)
+    watch = Watchdog(launch, _meet(launch), timeout, collective_timeout)
     watch.start()
-    if os.environ.get("PADDLE_DISTRI_BACKEND") == "gloo":
-        collectives.set_gate(watch.wait_for_all)
+    collectives.set_gate(watch.wait_for_all if os.environ.get("PADDLE_DISTRI_BACKEND") == "gloo" else watch.note)
     try:
         yield watch
     except BaseException as error:

@@ -20,6 +20,10 @@ def refuse_unsupported(config: Mapping[str, Any], world_size: int) -> None:
     if world_size > 1 and not config["DistributedStrategy"]["data_parallel"]:
         raise RunError(f"DistributedStrategy.data_parallel is False but {world_size} processes run: data parallelism "
                        "is the only strategy, set it to True or start one process")
+    sampler = config["DataLoader"]["Train"].get("sampler") or {}
+    if world_size > 1 and sampler.get("name") == "BatchSampler":
+        raise RunError(f"DataLoader.Train.sampler.name is BatchSampler, which gives each of the {world_size} processes "
+                       "the same images: use DistributedBatchSampler")
 
 
 def build_method(config: Mapping[str, Any], loader):

@@ -1,28 +1,33 @@
 """Checkpoints: all or nothing on disk, verified when read, laid out under PASSL's names.
 
 One checkpoint is a directory, e.g. `epoch_3/`, holding `passl.pdparams`, `passl.pdopt`, `passl.pdstates`, one
-`rank_R.pdstates` per rank and `manifest.json` with the size and SHA-256 of each. It is written beside its final place
-and renamed when complete. `latest`, `best` and `epoch_N` are what users name; each also answers as a PASSL file prefix
-through links (`latest.pdparams` -> `latest/passl.pdparams`).
+`rank_R.pdstates` per rank, the run's `config.yaml`, and `manifest.json` with the size and SHA-256 of each. It is
+written beside its final place and renamed when complete. `latest`, `best` and `epoch_N` are what users name; each also
+answers as a PASSL file prefix through links (`latest.pdparams` -> `latest/passl.pdparams`).
 
 `latest` is a link to the newest directory, exchanged by one rename, so that at any moment it names a whole checkpoint.
 """
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
 from passl import __version__, distributed
+from passl.engine.log import LOGGER
 from passl.weights import read, read_tree
+from passl.weights.errors import CheckpointError
 
+PARAMETERS, OPTIMIZER, STATES, CONFIG = "passl.pdparams", "passl.pdopt", "passl.pdstates", "config.yaml"
 SUFFIXES = (".pdparams", ".pdopt", ".pdstates")
 MANIFEST = "manifest.json"
 STORE = "checkpoints"
+NAMES = re.compile(r"(latest|best|nonfinite|epoch_\d+)(\.(pdparams|pdopt|pdstates))?")
 
 
 class CheckpointNotUsable(ValueError):
@@ -39,6 +44,7 @@ class Loaded(NamedTuple):
     ranks: List[Dict[str, Any]]
 
 
+# ---------------------------------------------------------------------------------------------------------- writing
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -47,25 +53,41 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, tree: Any) -> None:
-    import paddle
+def _flush(path: Path) -> None:
+    """Bring a file's bytes, or the names in a directory, to the disk: what a power cut can empty is no checkpoint."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # some file systems have no such call
+            raise
+    finally:
+        os.close(descriptor)
 
-    paddle.save(tree, str(path))
-    with open(path, "rb") as file:  # a checkpoint that a power cut can empty is none
-        os.fsync(file.fileno())
+
+def _write(path: Path, content: Any) -> None:
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    else:
+        import paddle
+
+        paddle.save(content, str(path))
+    _flush(path)
 
 
 def _link(target: str, link: Path) -> None:
-    """Create or atomically exchange a symbolic link."""
+    """Create or atomically exchange a symbolic link; a real folder there is a copy made with the links followed."""
     aside = link.with_name(f".{link.name}.new")
     if aside.is_symlink() or aside.exists():
         aside.unlink()
     os.symlink(target, aside)
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
     os.replace(aside, link)
 
 
 class CheckpointStore:
-    """Writes and finds the checkpoints of one run under `<output_dir>/<Model.name>/`.
+    """Writes the checkpoints of one run under `<output_dir>/<Model.name>/`.
 
     keep: how many `epoch_N` stay (PASSL's max_num_latest_checkpoint: 0 none, n the newest n, negative all).
     """
@@ -74,14 +96,16 @@ class CheckpointStore:
         self.folder = Path(folder)
         self.keep = keep
 
-    def save(self, names: List[str], parameters, optimizer, states: Dict[str, Any], rank_state: Dict[str, Any]) -> None:
+    def save(self, names: List[str], step: int, shared: Callable[[], Mapping[str, Any]],
+             rank_state: Dict[str, Any]) -> None:
         """Write one checkpoint and let every name in `names` (latest, best, epoch_N) stand for it.
 
-        Called on all ranks; rank 0 writes the common files, every rank its own. Raises RankFailure on all ranks, with
-        everything as it was before, when any of them cannot write.
+        Called on all ranks; rank 0 writes the files that `shared()` returns (name -> tree or text), every rank its
+        own. `shared` is called on rank 0 alone, as it copies weights and optimizer state to host memory. Raises
+        RankFailure on all ranks, with everything as it was before, when any of them cannot write.
         """
-        rank, world_size = distributed.rank(), distributed.world_size()
-        label = f"step_{states['global_step']:09d}"
+        rank = distributed.rank()
+        label = f"step_{step:09d}"
         aside = self.folder / STORE / f".{label}.partial"
         error: Optional[Exception] = None
         try:
@@ -94,9 +118,8 @@ class CheckpointStore:
         try:
             _write(aside / f"rank_{rank}.pdstates", rank_state)
             if rank == 0:
-                _write(aside / "passl.pdparams", parameters)
-                _write(aside / "passl.pdopt", optimizer)
-                _write(aside / "passl.pdstates", {**states, "world_size": world_size})
+                for name, content in shared().items():
+                    _write(aside / name, content)
         except OSError as failure:
             error = failure
         try:
@@ -114,41 +137,78 @@ class CheckpointStore:
 
     def _publish(self, aside: Path, label: str, names: List[str]) -> None:
         files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(aside.iterdir())}
-        (aside / MANIFEST).write_text(json.dumps({"passl": __version__, "files": files}, indent=1))
+        sequence = 1 + max([_sequence(path) for path in stored(self.folder)], default=0)
+        manifest = {"passl": __version__, "sequence": sequence, "names": names, "files": files}
+        _write(aside / MANIFEST, json.dumps(manifest, indent=1))
+        _flush(aside)
         final = self.folder / STORE / label
         again = 0
         while final.exists():  # the same step saved twice: the older copy stays whole until no name leads to it
             again += 1
             final = self.folder / STORE / f"{label}.{again}"
         aside.rename(final)
-        label = final.name
+        _flush(final.parent)
         for name in names:
-            _link(f"{STORE}/{label}", self.folder / name)
+            _link(f"{STORE}/{final.name}", self.folder / name)
             for suffix in SUFFIXES:
                 _link(f"{name}/passl{suffix}", self.folder / f"{name}{suffix}")
-        self._prune()
+        _flush(self.folder)
+        try:
+            self._prune(names)
+        except OSError as failure:  # the new checkpoint is whole; old ones that stay only take room
+            LOGGER.warning(f"old checkpoints in {self.folder} could not be removed, the run goes on: {failure}")
 
-    def _prune(self) -> None:
-        """Drop epoch names beyond `keep`, then every stored step that no name leads to, and interrupted writes."""
-        epochs = sorted((int(match[1]), path) for path in self.folder.iterdir()
-                        for match in [re.fullmatch(r"epoch_(\d+)", path.name)] if match and path.is_symlink())
-        dropped = epochs if self.keep == 0 else epochs[:-self.keep] if self.keep > 0 else []
-        for _, path in dropped:
-            for suffix in SUFFIXES:
-                path.with_name(path.name + suffix).unlink()
-            path.unlink()
+    def _prune(self, written: List[str]) -> None:
+        """Drop epoch names beyond `keep`, then every stored step that no name leads to, and interrupted writes.
+
+        By the order of saving: epoch numbers may start again, in a run that continues an older checkpoint.
+        """
+        epochs = sorted((path for path in self.folder.iterdir()
+                         if re.fullmatch(r"epoch_\d+", path.name) and path.is_symlink()), key=_sequence)
+        dropped = [] if self.keep < 0 else epochs[:max(0, len(epochs) - self.keep)]
+        for path in dropped:
+            if path.name not in written:
+                for suffix in SUFFIXES:
+                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+                path.unlink()
         named = {path.resolve().name for path in self.folder.iterdir() if path.is_symlink()}
-        for stored in (self.folder / STORE).iterdir():
-            if stored.name not in named:
-                shutil.rmtree(stored)
+        for path in (self.folder / STORE).iterdir():
+            if path.name not in named:
+                shutil.rmtree(path)
 
 
-def choose(setting: Optional[str], folder: Path) -> Optional[str]:
-    """What to resume from: Global.checkpoint itself or, for `auto`, the run's own `latest` if it has one yet."""
-    if setting != "auto":
-        return setting
-    latest = Path(folder) / "latest"
-    return str(latest) if (latest / MANIFEST).is_file() else None
+# ---------------------------------------------------------------------------------------------------------- finding
+def _sequence(directory: Path) -> int:
+    """How many checkpoints of the folder were saved up to this one; 0 when it does not say."""
+    try:
+        return int(read_manifest(directory).get("sequence", 0))
+    except CheckpointNotUsable:
+        return 0
+
+
+def stored(folder: Path) -> List[Path]:
+    """The stored steps of a run, newest first, without those that only keep the state of a broken loss."""
+    steps = sorted((path for path in (Path(folder) / STORE).glob("step_*") if path.is_dir()),
+                   key=lambda path: (_sequence(path), path.name), reverse=True)
+    return [path for path in steps if not _only_nonfinite(path)]
+
+
+def _only_nonfinite(directory: Path) -> bool:
+    try:
+        return read_manifest(directory).get("names") == ["nonfinite"]
+    except CheckpointNotUsable:
+        return False
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints, their names and `metrics.jsonl` of a run; nothing else in its folder."""
+    for path in [path for path in folder.iterdir() if NAMES.fullmatch(path.name)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    shutil.rmtree(folder / STORE, ignore_errors=True)
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
 
 
 def locate(prefix: str) -> Path:
@@ -159,19 +219,39 @@ def locate(prefix: str) -> Path:
         return path.resolve()
     if (path / "latest" / MANIFEST).is_file():
         return (path / "latest").resolve()
-    if Path(text + ".pdparams").is_file():
-        raise CheckpointNotUsable(
-            f"{text}.pdparams is there, but not as a checkpoint of this library (no {MANIFEST}); its weights can "
-            f"start a new run with -o Global.pretrained_model={text}")
+    if (path / PARAMETERS).is_file():
+        raise CheckpointNotUsable(f"{path} has lost its {MANIFEST}: it cannot be verified; resume from another one, or "
+                                  f"start a new run with -o Global.pretrained_model={path / PARAMETERS}")
+    for file in (Path(text + ".pdparams"), Path(prefix)):
+        if file.is_file():
+            raise CheckpointNotUsable(
+                f"{file} is there, but not as a checkpoint of this library (no {MANIFEST}); its weights can start a "
+                f"new run with -o Global.pretrained_model={file}")
     found = sorted(str(p.parent) for p in path.parent.glob(f"*/{MANIFEST}")) if path.parent.is_dir() else []
     raise CheckpointNotUsable(f"no checkpoint at {prefix}" + (f"; there are: {', '.join(found)}" if found else
                               "; Global.checkpoint is auto or a path such as output/<Model.name>/latest"))
 
 
-def load(prefix: str) -> Loaded:
-    """Read and verify a checkpoint; CheckpointNotUsable names the damaged file."""
-    directory = locate(prefix)
-    files = json.loads((directory / MANIFEST).read_text())["files"]
+# ---------------------------------------------------------------------------------------------------------- reading
+def read_manifest(directory: Path) -> Dict[str, Any]:
+    """The parsed `manifest.json`, known to name all parts; CheckpointNotUsable when it does not."""
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+        lacking = [name for name in (PARAMETERS, OPTIMIZER, STATES, "rank_0.pdstates") if name not in files]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointNotUsable(f"{path} cannot be read ({str(error) or type(error).__name__}): the checkpoint is "
+                                  "damaged; resume from another one") from None
+    if lacking:
+        raise CheckpointNotUsable(f"{path} does not name {lacking[0]}: the checkpoint is damaged; resume from another "
+                                  "one")
+    return manifest
+
+
+def verify(directory: Path) -> List[str]:
+    """Compare every file with the manifest; their names. CheckpointNotUsable names the damaged one."""
+    files = read_manifest(directory)["files"]
     for name, expected in files.items():
         path = directory / name
         size = path.stat().st_size if path.is_file() else None
@@ -181,10 +261,20 @@ def load(prefix: str) -> Loaded:
         if _sha256(path) != expected["sha256"]:
             raise CheckpointNotUsable(f"{path} does not match its checksum: the checkpoint is damaged; resume from "
                                       "another one")
+    return list(files)
+
+
+def load(prefix: str) -> Loaded:
+    """Read and verify a checkpoint; CheckpointNotUsable names the damaged file. Arrays are views of the files."""
+    directory = locate(prefix)
+    files = verify(directory)
     ranks = sorted((int(re.fullmatch(r"rank_(\d+)\.pdstates", name)[1]), name) for name in files
                    if name.startswith("rank_"))
-    return Loaded(directory, read(directory / "passl.pdparams").tensors, _read_plain(directory / "passl.pdopt"),
-                  _read_plain(directory / "passl.pdstates"), [_read_plain(directory / name) for _, name in ranks])
+    try:
+        return Loaded(directory, read(directory / PARAMETERS).tensors, _read_plain(directory / OPTIMIZER),
+                      _read_plain(directory / STATES), [_read_plain(directory / name) for _, name in ranks])
+    except CheckpointError as error:
+        raise CheckpointNotUsable(f"{error}: the checkpoint is damaged; resume from another one") from None
 
 
 def _read_plain(path: Path) -> Dict[str, Any]:

@@ -35,12 +35,15 @@ def prepare(num_threads: Optional[int] = None, flags: Optional[Mapping[str, Any]
 
 
 def select_device(name: str, key: str = "Global.device", remedy: str = "-o Global.device=cpu") -> str:
-    """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the one in use.
+    """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the kind in use.
 
-    key, remedy: how the user has asked for it and can ask for the CPU. ValueError when the installed Paddle has no
-    support for it, with the remedy.
+    Of several accelerators it is the one that the launcher chose for this process. key, remedy: how the user has asked
+    for a device and can ask for the CPU. ValueError when the installed Paddle has no support for `name`, with the
+    remedy.
     """
     import paddle
+
+    from passl.distributed import launched_device
 
     if name == "auto":
         name = "gpu" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "cpu"
@@ -50,8 +53,7 @@ def select_device(name: str, key: str = "Global.device", remedy: str = "-o Globa
     if name == "gpu" and not paddle.device.cuda.device_count():
         raise ValueError(f"{key} is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or run with "
                          f"{remedy}")
-    local_rank = int(os.environ.get("PADDLE_LOCAL_RANK") or 0)
-    paddle.set_device(f"{name}:{local_rank}" if name != "cpu" and os.environ.get("PADDLE_LOCAL_RANK") else name)
+    paddle.set_device(launched_device(name))
     return name
 
 

@@ -43,14 +43,18 @@ def set_up(folder: Optional[Path], name: str = "train", rank: int = 0) -> loggin
 class Average:
     """Mean of device scalars, summed on the device and fetched only when printed."""
 
-    def __init__(self):
-        self.total, self.count = 0.0, 0
+    def __init__(self, total: float = 0.0, count: int = 0):
+        self.total, self.count = total, count
 
     def add(self, value) -> None:
         self.total, self.count = self.total + value, self.count + 1
 
     def value(self) -> float:
         return float(self.total) / max(1, self.count)
+
+    def state(self):
+        """What `Average(*state)` continues from."""
+        return [float(self.total), self.count]
 
 
 class LogLines(Callback):

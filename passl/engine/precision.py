@@ -4,18 +4,24 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any, Dict, Mapping, Optional
 
-import numpy as np
 import paddle
+
+from passl.engine.loss_scaler import LossScaler
 
 
 class Precision:
-    """FP16 section of the config: level O0 (fp32), O1 (autocast) or O2 (low-precision weights with fp32 masters).
+    """FP16 section of the config: level O0 (fp32), O1 or O2 (autocast of some or of nearly all operators).
 
-    On a CPU Paddle's autocast and loss scaling do nothing; levels above O0 then run in fp32, and `note` says so.
+    Weights are fp32 at every level, and so are their gradients, what LARC reads and the checkpoint. Half-precision
+    weights with fp32 masters, which O2 elsewhere means, save nothing (12 bytes a weight with momentum either way), and
+    prototypes are normalised in place, which would pass the masters by.
+
+    On a CPU Paddle's autocast does nothing; levels above O0 then run in fp32, and `note` says so.
     bfloat16 has the exponent range of fp32, so its loss is not scaled.
+    scaler: another LossScaler than the section asks for, on any device.
     """
 
-    def __init__(self, section: Optional[Mapping[str, Any]], device: str, scaler: Any = None):
+    def __init__(self, section: Optional[Mapping[str, Any]], device: str, scaler: Optional[LossScaler] = None):
         section = dict(section or {"level": "O0"})
         self.level = section.get("level", "O2")
         self.dtype = section.get("dtype", "float16")
@@ -28,16 +34,7 @@ class Precision:
         self.skipped_steps = 0
         self.scaler = scaler
         if scaler is None and self.level != "O0" and self.dtype == "float16":
-            self.scaler = paddle.amp.GradScaler(**dict(section.get("GradScaler") or {}))
-
-    def decorate(self, model: paddle.nn.Layer) -> None:
-        """Turn the weights of an O2 model into the low precision; the optimizer keeps fp32 masters."""
-        if self.level == "O2":
-            paddle.amp.decorate(models=model, level="O2", dtype=self.dtype)
-
-    @property
-    def master_weights(self) -> bool:
-        return self.level == "O2"
+            self.scaler = LossScaler(**dict(section.get("GradScaler") or {}))
 
     def autocast(self):
         if self.level == "O0":
@@ -46,41 +43,35 @@ class Precision:
                                     custom_black_list=self.black_list)
 
     def backward(self, loss: paddle.Tensor) -> None:
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        (loss if self.scaler is None else self.scaler.scale_loss(loss)).backward()
 
     def step(self, optimizer) -> bool:
         """unscale -> clip -> step (LARC reads true gradient norms) -> update of the loss scale.
 
-        A step whose gradients overflowed is left out by the scaler: returns True, and `skipped_steps` counts it.
+        A step in which any gradient of any parameter group overflowed is left out as a whole: returns True, and
+        `skipped_steps` counts it.
         """
-        if self.scaler is None:
+        finite = self.scaler is None or self.scaler.unscale(optimizer.parameters)
+        if finite:
             optimizer.clip_gradients()
             for inner in optimizer.optimizers:
                 inner.step()
-            return False
-        for inner in optimizer.optimizers:
-            self.scaler.unscale_(inner)
-        optimizer.clip_gradients()
-        for inner in optimizer.optimizers:
-            self.scaler.step(inner)
-        before = self.scale()
-        self.scaler.update()
-        skipped = self.scale() < before
-        self.skipped_steps += skipped
-        return skipped
+        else:
+            self.skipped_steps += 1
+        if self.scaler is not None:
+            self.scaler.update(finite)
+        return not finite
 
     def scale(self) -> float:
         """The current loss scale (1 without scaling)."""
-        return 1.0 if self.scaler is None else float(np.asarray(self.scaler.state_dict()["scale"]).item())
+        return 1.0 if self.scaler is None else self.scaler.scale
 
     def state_dict(self) -> Dict[str, Any]:
         if self.scaler is None:
             return {}
-        plain = {key: value.item() if hasattr(value, "item") else value for key, value in
-                 self.scaler.state_dict().items()}
-        return {"scaler": plain, "skipped_steps": self.skipped_steps}
+        return {"scaler": self.scaler.state_dict(), "skipped_steps": self.skipped_steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.skipped_steps = state.get("skipped_steps", 0)
         if self.scaler is not None and state.get("scaler"):
-            self.scaler.load_state_dict(dict(state["scaler"]))
+            self.scaler.load_state_dict(state["scaler"])

@@ -17,7 +17,7 @@ def train(config: str, overrides: Sequence[str] = ()) -> Path:
     raw = load_config(config, overrides)
     prepare_process(raw)
     checked = check(raw)
-    with open_run(checked, "train", save_config=True) as folder:
+    with open_run(checked, "train", show_config=True) as folder:
         from passl.engine.trainer import Trainer
 
         Trainer(checked).run()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 from contextlib import nullcontext
@@ -11,8 +12,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import paddle
 
 from passl import distributed
+from passl.config import Config
 from passl.data import build_loader
-from passl.engine import checkpoint, environment, log
+from passl.engine import checkpoint, environment, log, resume
+from passl.engine.agreement import agree
 from passl.engine.build import (
     build_callbacks,
     build_method,
@@ -39,32 +42,32 @@ class NonFiniteLoss(distributed.JointFailure):
 class Trainer:
     """Builds every part of a run from a checked config; `run` trains.
 
-    config: what `passl.config.check` returns. The process group, if there is one, must be initialised.
+    config: what `passl.config.check` returns. Paddle's device must be selected (`environment.select_device`) and the
+    process group, if there is one, initialised: NCCL joins on the device that is selected at that moment.
     callbacks: more of them, besides those the config asks for.
     Attributes that callbacks may read: method, loader, step, total_steps, folder.
     """
 
-    def __init__(self, config: Mapping[str, Any], callbacks: Sequence[Callback] = ()):
+    def __init__(self, config: Config, callbacks: Sequence[Callback] = ()):
         self.config = config
         settings = config["Global"]
         refuse_unsupported(config, distributed.world_size())
-        self.device = environment.select_device(settings["device"])
+        self.device = paddle.get_device().split(":")[0]
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.seed = settings["seed"]
         self.folder = Path(settings["output_dir"]) / config["Model"]["name"]
         self.accumulation = settings["accum_steps"]
         self.epochs = settings["epochs"]
+        start = resume.choose(settings, self.folder)
 
         self.loader = build_loader(config["DataLoader"]["Train"], seed=self.seed, rank=self.rank,
                                    world_size=self.world_size, batch_size_divisor=self.accumulation)
         self.normalize = self.loader.normalizer
         self.iterations = len(self.loader)
-        self.total_steps = min(self.epochs * self.iterations, settings["max_train_step"] or sys.maxsize)
 
         environment.seed_everything(self.seed)  # the same initial weights on every rank
         self.precision = Precision(config.get("FP16"), self.device)
         self.method = build_method(config, self.loader)
-        self.precision.decorate(self.method.model)
         if settings["pretrained_model"]:
             self._start_from(settings["pretrained_model"])
         strategy = config["DistributedStrategy"]
@@ -72,59 +75,95 @@ class Trainer:
             recompute_stages(self.method.model, strategy["recompute"]["names"],
                              strategy["recompute"]["layerlist_interval"])
         distributed.convert_batch_norm(self.method.model, strategy["sync_batch_norm"])
+        # Ranks that do not share statistics keep running ones of their own, each of its share of the images.
+        self.own_statistics = distributed.group_size(strategy["sync_batch_norm"], self.world_size) < self.world_size
         self.optimizer = GroupedOptimizer(scaled_optimizer(config, self.loader.global_batch_size),
-                                          self.method.trainable_parameters(), self.epochs, self.iterations,
-                                          self.precision.master_weights)
+                                          self.method.trainable_parameters(), self.epochs, self.iterations)
         self.method.distribute(distributed.wrap)
 
         self.store = checkpoint.CheckpointStore(self.folder, settings["max_num_latest_checkpoint"])
-        self.step = 0  # optimizer steps done
+        self.step = 0  # optimizer steps done, on whatever number of ranks; `position` is the place in the schedule
         self.epoch, self.consumed = 0, 0  # where the next step stands: epoch, and its samples used by all ranks
         self.iteration = 0  # steps done in this epoch
+        self.averages: Dict[str, log.Average] = {}  # statistics of this epoch so far
         self.best: Optional[float] = None
         self.nonfinite_steps = 0
         self.callbacks = [*build_callbacks(config, self.folder, sys.stdout.isatty()), *callbacks]
         self.evaluations = build_evaluations(config, self.loader, self.method, self.precision.autocast)
-        start = checkpoint.choose(settings["checkpoint"], self.folder)
         if start:
-            self.resume(start)
+            resume.restore(self, start)
         elif not settings["pretrained_model"]:
             for warning in untrained_trunk_advice(self.method):
                 LOGGER.warning(warning)
 
+    @property
+    def position(self) -> int:
+        """Steps that lie behind in the schedule: all of them, were the whole run made with the present batch."""
+        return self.epoch * self.iterations + self.consumed // self.loader.global_batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run, those done and those to come."""
+        to_come = 0
+        if self.epoch < self.epochs:
+            to_come = ((self.epochs - self.epoch - 1) * self.iterations
+                       + self.loader.sampler.iterations(self.consumed))
+        limit = self.config["Global"]["max_train_step"]
+        return min(self.step + to_come, max(self.step, limit or sys.maxsize))
+
+    def _at_limit(self) -> bool:
+        limit = self.config["Global"]["max_train_step"]
+        return limit is not None and self.step >= limit
+
     # ------------------------------------------------------------------------------------------------- the loop
     def run(self) -> None:
         """Train to the last epoch (or max_train_step); on SIGTERM or SIGINT finish the step, save and return."""
+        agree(self.folder, self.config, {"training images": len(self.loader.dataset), "iterations": self.iterations,
+                                         "epoch": self.epoch, "samples used": self.consumed, "step": self.step})
+        self._open_folder()
         self._announce()
         self._tell("on_train_start", self)
         with Interrupt() as interrupt:
             try:
-                while self.epoch < self.epochs and self.step < self.total_steps:
-                    averages = self._train_epoch(interrupt)
-                    if averages is None:
-                        return
-                    self._finish_epoch(averages)
+                if self._run_epochs(interrupt):
+                    return
             finally:
                 for part in (self.loader, *self.evaluations):
                     part.close()
                 self._tell("on_train_end")
         LOGGER.info(f"training finished: {self.step} steps, weights in {self.folder / 'latest.pdparams'}")
 
-    def _train_epoch(self, interrupt: Interrupt) -> Optional[Dict[str, float]]:
-        """Train what is left of the current epoch; its mean statistics, or None when the run stops in it."""
+    def _run_epochs(self, interrupt: Interrupt) -> bool:
+        """Train and finish epoch after epoch; True when the run was stopped before its end, and saved."""
+        if self.epoch >= self.epochs:
+            LOGGER.warning(f"nothing is left to train: {self.epoch} of Global.epochs {self.epochs} are done")
+        while self.epoch < self.epochs and not self._at_limit():
+            if self._train_epoch(interrupt):
+                return True
+            saved = self._finish_epoch()
+            if self.epoch < self.epochs and not self._at_limit():
+                # A signal during evaluation or saving; the next epoch may begin with a long clustering pass.
+                asked = paddle.to_tensor([int(interrupt.requested is not None)], dtype="int32")
+                if distributed.all_reduce(asked, "max").item():
+                    interrupt.request("another rank")
+                    self._stop(interrupt.requested, saved)
+                    return True
+        return False
+
+    def _train_epoch(self, interrupt: Interrupt) -> bool:
+        """Train what is left of the current epoch; True when the run stops in it, and is saved."""
         epoch = self.epoch
         self.method.train()
         if self.consumed == 0:
             with self.precision.autocast():
                 self.method.on_epoch_start(epoch, self._memory_pass if self.method.needs_memory_pass else None)
-        averages: Dict[str, log.Average] = {}
         save_every = self.config["Global"]["save_step_interval"]
         mark = time.perf_counter()
         for host_batch in self.loader.epoch(epoch, consumed=self.consumed):
             data_time = time.perf_counter() - mark
             if self.step == 0:
                 self._tell("on_first_batch", host_batch)
-            rates = self.optimizer.set_step(self.step)
+            rates = self.optimizer.set_step(self.position)
             batches = self._micro_batches(host_batch)
             loss, statistics, stop = self._train_step(batches, interrupt)
 
@@ -135,21 +174,30 @@ class Trainer:
             self.iteration += 1
             self.consumed += self.loader.global_batch_size
             for name, value in {"loss": loss, **statistics}.items():
-                averages.setdefault(name, log.Average()).add(value)
+                self.averages.setdefault(name, log.Average()).add(value)
             self._tell("on_step", record)
             if self._evaluate(epoch):
                 self._save(["latest", "best"])
-            limit = self.step >= self.total_steps and self.loader.sampler.iterations(self.consumed) > 0
+            limit = self._at_limit() and self.loader.sampler.iterations(self.consumed) > 0
             if stop or limit:
-                reason = "Global.max_train_step" if limit else interrupt.requested or "another rank"
-                self._save(["latest"])
-                LOGGER.info(f"stopped by {reason}, saved after step {self.step}; resume with "
-                            f"-o Global.checkpoint={self.folder / 'latest'}")
-                return None
+                if stop:
+                    interrupt.request("another rank")
+                self._stop("Global.max_train_step" if limit else interrupt.requested)
+                return True
             if save_every and self.step % save_every == 0:
                 self._save(["latest"])
             mark = time.perf_counter()
-        return {name: average.value() for name, average in averages.items()}
+        return False
+
+    def _stop(self, reason: str, saved: bool = False) -> None:
+        """Save, unless that is done, and say how to go on."""
+        if not saved:
+            self._save(["latest"])
+        command = ["passl-train", "-c", str(self.folder / "config.yaml"), "-o",
+                   f"Global.checkpoint={self.folder / 'latest'}"]
+        if self._at_limit():
+            command.append("Global.max_train_step=None")
+        LOGGER.info(f"stopped by {reason}, saved after step {self.step}; resume with {shlex.join(command)}")
 
     def _train_step(self, batches: List[Dict[str, Any]], interrupt: Interrupt):
         """One optimizer step: (mean loss over ranks, statistics, whether some rank was told to stop)."""
@@ -158,6 +206,8 @@ class Trainer:
         undo = self.method.undo_point() if tolerant else None
         with self.precision.autocast():
             plans = self.method.plan(batches)
+        sizes = [batch["index"].shape[0] for batch in batches]
+        shares = [size / sum(sizes) for size in sizes]  # the last micro-batch of an epoch may be smaller
         losses, statistics = [], {}
         for number, (batch, plan) in enumerate(zip(batches, plans)):
             last = number == len(batches) - 1
@@ -166,14 +216,15 @@ class Trainer:
                     loss, values = self.method.training_step(batch, plan)
                 losses.append(loss.detach().astype("float32"))
                 if last:  # before the backward pass that the ranks reduce together
-                    total, stop, finite = self._agree(paddle.stack(losses).mean(), interrupt)
+                    total, stop, finite = self._agree(
+                        sum(share * value for share, value in zip(shares, losses)), interrupt)
                     if not finite:
                         self._nonfinite(total, undo)
                         return total, {}, stop
-                self.precision.backward(loss / len(batches))
+                self.precision.backward(loss * shares[number])
             for name, value in values.items():
-                statistics[name] = statistics.get(name, 0.0) + value.detach() / len(batches)
-        self.method.after_backward(self.step)
+                statistics[name] = statistics.get(name, 0.0) + value.detach() * shares[number]
+        self.method.after_backward(self.position)
         if self.precision.step(self.optimizer):
             LOGGER.info(f"step {self.step} left out: its gradients overflowed float16, the loss scale is now "
                         f"{self.precision.scale():g} ({self.precision.skipped_steps} so far; some are normal)")
@@ -220,12 +271,13 @@ class Trainer:
         return self.iteration + self.loader.sampler.iterations(self.consumed)
 
     # ------------------------------------------------------------------------------------------------- epoch ends
-    def _finish_epoch(self, averages: Dict[str, float]) -> None:
+    def _finish_epoch(self) -> bool:
+        """Report, evaluate and save what is due after an epoch; whether a checkpoint was written."""
         settings = self.config["Global"]
         epoch = self.epoch
-        self._tell("on_epoch_end", epoch, averages)
-        self.epoch, self.iteration, self.consumed = epoch + 1, 0, 0
-        done = self.epoch >= self.epochs or self.step >= self.total_steps
+        self._tell("on_epoch_end", epoch, {name: average.value() for name, average in self.averages.items()})
+        self.epoch, self.iteration, self.consumed, self.averages = epoch + 1, 0, 0, {}
+        done = self.epoch >= self.epochs or self._at_limit()
         names = []
         if (epoch + 1) % settings["save_interval"] == 0 or done:
             names = ["latest"] if self.store.keep == 0 else ["latest", f"epoch_{epoch + 1}"]
@@ -233,17 +285,22 @@ class Trainer:
             names = [*(names or ["latest"]), "best"]
         if names:
             self._save(names)
+        return bool(names)
 
     def _evaluate(self, epoch: int, at_epoch_end: bool = False, done: bool = False) -> bool:
         """Run the evaluations that are due and report them; whether this is the best result so far."""
-        metrics: Dict[str, float] = {}
-        for evaluation in self.evaluations:
-            if evaluation.interval.due(epoch + at_epoch_end, self.step, at_epoch_end, done):
-                metrics.update(evaluation.run(self.method))
-        if not metrics:
+        due = [evaluation for evaluation in self.evaluations
+               if evaluation.interval.due(epoch + at_epoch_end, self.step, at_epoch_end, done)]
+        if not due:
             return False
+        metrics: Dict[str, float] = {}
+        # One network is evaluated, the one that is saved, although ranks without common statistics train their own.
+        with distributed.statistics_of_rank_0(self.method.model) if self.own_statistics else nullcontext():
+            for evaluation in due:
+                metrics.update(evaluation.run(self.method))
         self._tell("on_metrics", epoch, self.step, metrics)
-        better = self.best is None or metrics["metric"] > self.best
+        # Rank 0 decides: the ranks save together, and their last bits may differ.
+        better = distributed.gather_objects(self.best is None or metrics["metric"] > self.best)[0]
         if better:
             self.best = metrics["metric"]
         LOGGER.info(f"[Eval][Epoch {epoch + 1}][best metric: {self.best:.5f}]")
@@ -271,46 +328,26 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------- state
     def _save(self, names: List[str]) -> None:
-        states = {"epoch": self.epoch, "iteration": self.iteration, "consumed": self.consumed,
-                  "global_step": self.step, "best": self.best, "nonfinite_steps": self.nonfinite_steps,
-                  "timestamp": int(time.time()), "precision": self.precision.state_dict(),
-                  "method": self.method.shared_state(), "iterations_per_epoch": self.iterations}
-        parameters = {name: tensor.numpy() for name, tensor in self.method.model.state_dict().items()}
-        rank_state = {"method": self.method.rank_state()}
-        self.store.save(names, parameters, self.optimizer.state_dict(), states, rank_state)
+        rank_state: Dict[str, Any] = {"method": self.method.rank_state()}
+        if self.own_statistics:
+            rank_state["running_statistics"] = {name: buffer.numpy() for name, buffer in
+                                                distributed.running_statistics(self.method.model).items()}
+        self.store.save(names, self.step, self._shared_files, rank_state)
         for name in names:
             if name != "latest":
                 LOGGER.info(f"Already save {name} model in {self.folder}")
 
-    def resume(self, prefix: str) -> None:
-        """Continue the run whose checkpoint `prefix` names, exactly when the number of ranks is unchanged."""
-        loaded = checkpoint.load(prefix)
-        own = {name: tuple(tensor.shape) for name, tensor in self.method.model.state_dict().items()}
-        saved = {name: tuple(value.shape) for name, value in loaded.parameters.items()}
-        if own != saved:
-            name = sorted(set(own.items()) ^ set(saved.items()))[0][0]
-            raise checkpoint.CheckpointNotUsable(
-                f"{loaded.directory} holds another architecture: {name} is {saved.get(name, 'absent')} there and "
-                f"{own.get(name, 'absent')} here; resume with the config saved beside it, or start a new run from its "
-                "weights with Global.pretrained_model")
-        if loaded.states["iterations_per_epoch"] != self.iterations and loaded.states["world_size"] == self.world_size:
-            LOGGER.warning(f"an epoch had {loaded.states['iterations_per_epoch']} iterations when the checkpoint was "
-                           f"written and has {self.iterations} now: data or batch size differ, so the run is not "
-                           "an exact continuation")
-        self.method.model.set_state_dict({name: paddle.to_tensor(value) for name, value in loaded.parameters.items()})
-        self.optimizer.set_state_dict(loaded.optimizer)
-        states = loaded.states
-        self.precision.load_state_dict(states["precision"])
-        self.method.load_shared_state(states["method"])
-        note = self.method.load_rank_states([rank["method"] for rank in loaded.ranks], self.rank, self.world_size)
-        self.epoch, self.iteration, self.consumed = states["epoch"], states["iteration"], states["consumed"]
-        self.step, self.best, self.nonfinite_steps = states["global_step"], states["best"], states["nonfinite_steps"]
-        LOGGER.info(f"Finish load checkpoint from {loaded.directory}: epoch {self.epoch + 1}, step {self.step}")
-        if states["world_size"] != self.world_size:
-            LOGGER.info(f"resumed on {self.world_size} ranks instead of {states['world_size']}, after {self.consumed} "
-                        f"samples of the epoch{'; ' + note if note else ''}")
-        elif note:
-            LOGGER.info(note)
+    def _shared_files(self) -> Dict[str, Any]:
+        """What rank 0 writes for all: file name -> content."""
+        states = {"epoch": self.epoch, "iteration": self.iteration, "consumed": self.consumed,
+                  "global_step": self.step, "best": self.best, "nonfinite_steps": self.nonfinite_steps,
+                  "averages": {name: average.state() for name, average in self.averages.items()},
+                  "timestamp": int(time.time()), "precision": self.precision.state_dict(),
+                  "method": self.method.shared_state(), "iterations_per_epoch": self.iterations,
+                  "global_batch": self.loader.global_batch_size, "world_size": self.world_size}
+        parameters = {name: tensor.numpy() for name, tensor in self.method.model.state_dict().items()}
+        return {checkpoint.PARAMETERS: parameters, checkpoint.OPTIMIZER: self.optimizer.state_dict(),
+                checkpoint.STATES: states, checkpoint.CONFIG: self.config.to_yaml()}
 
     def _start_from(self, path: str) -> None:
         from passl.models.pretrained import find_weights
@@ -322,6 +359,14 @@ class Trainer:
     def _tell(self, event: str, *arguments) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(*arguments)
+
+    def _open_folder(self) -> None:
+        """Now that every part is built: remove what Global.overwrite gives up, and write down the settings."""
+        settings = self.config["Global"]
+        if self.rank == 0:
+            if settings["overwrite"] and not settings["checkpoint"]:
+                checkpoint.discard(self.folder)
+            self.config.save(self.folder / "config.yaml")
 
     def _announce(self) -> None:
         if self.precision.note:

@@ -3,17 +3,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from passl.config import ConfigError, load_config
 from passl.models.pretrained import WEIGHTS, find_config
+
+if TYPE_CHECKING:
+    import paddle
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.228, 0.224, 0.225]  # 0.228 for red is what the SwAV releases were trained with
 CLASS_NAMES = "classes.txt"
 SECTIONS = ("Global", "Model", "DataLoader")  # a config.yaml without any of them is not one of ours
 
 
-def evaluation_transform(size: int = 224, mean=MEAN, std=STD) -> List[Mapping[str, Any]]:
+def evaluation_transform(size: int = 224, mean: Sequence[float] = MEAN,
+                         std: Sequence[float] = STD) -> List[Mapping[str, Any]]:
     """Centre crop of `size` pixels after the usual resize (256 for 224); small images are only resized to `size`."""
     resize = round(size * 256 / 224) if size >= 96 else size
     return [{"Resize": {"size": resize}}, {"CenterCrop": {"size": size}},
@@ -37,7 +41,7 @@ class ModelCard:
     has_prototypes: bool = False
 
 
-def card_of(model) -> ModelCard:
+def card_of(model: paddle.nn.Layer) -> ModelCard:
     """The card of a model from `get_model`; for any other layer one that trusts its weights."""
     card = getattr(model, "card", None)
     return card or ModelCard(name=type(model).__name__, has_classifier=True, has_prototypes=True)
@@ -92,8 +96,8 @@ def fill_from_run(card: ModelCard, weights: Path) -> None:
 
 def class_names_of(weights: Path) -> List[str]:
     """Names of the outputs that the run of `weights` was trained with; none when it is not known."""
-    config_path = find_config(weights)
-    return read_class_names(config_path.with_name(CLASS_NAMES)) if config_path else []
+    path = find_config(weights, CLASS_NAMES)
+    return read_class_names(path) if path else []
 
 
 def save_run(folder: Path, model, config: Mapping[str, Any]) -> Path:

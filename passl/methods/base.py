@@ -1,6 +1,7 @@
 """What the trainer asks of a method; the unit of extension (docs/add_a_method.md walks through one)."""
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import paddle
@@ -11,6 +12,20 @@ from passl.models.backbones import ARCHITECTURES
 def names(method: str, prefix: str) -> List[str]:
     """What a method may be called in a config: its own name, and PASSL's form <prefix>_<architecture>_pretrain."""
     return [method] + [f"{prefix}_{architecture}_pretrain" for architecture in ARCHITECTURES]
+
+
+def full_precision(function: Callable) -> Callable:
+    """Decorator for what makes targets and loss of the network's fp32 outputs: it runs outside autocast.
+
+    The loop calls a method under autocast, which runs every matrix product in half precision, whatever its inputs.
+    """
+
+    @functools.wraps(function)
+    def outside_autocast(*arguments, **keywords):
+        with paddle.amp.auto_cast(enable=False):
+            return function(*arguments, **keywords)
+
+    return outside_autocast
 
 
 class Method:
@@ -66,14 +81,20 @@ class Method:
         return [None] * len(batches)
 
     def training_step(self, batch: Dict[str, Any], plan: Any) -> Tuple[paddle.Tensor, Dict[str, paddle.Tensor]]:
-        """Loss of one micro-batch (mean over this rank's images) and named statistics as scalar tensors."""
+        """Loss of one micro-batch (mean over its images) and named statistics as scalar tensors.
+
+        The trainer averages both over the micro-batches of a step, weighted by their images.
+        """
         raise NotImplementedError
 
     def after_backward(self, step: int) -> None:
-        """Called between backward and the optimizer; `step` counts optimizer steps of the whole run from 0."""
+        """Called between backward and the optimizer; `step` is the place in the schedule, from 0.
+
+        It counts the optimizer steps of a run that has had the present global batch from its beginning.
+        """
 
     def after_step(self, step: int) -> None:
-        """Called after the optimizer."""
+        """Called after the optimizer; `step` counts the optimizer steps really made, from 0."""
 
     def histograms(self) -> Dict[str, Any]:
         """Named arrays of counts since the epoch began, for monitoring (this rank's share)."""

@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 
 from passl import distributed
-from passl.methods.base import Method
+from passl.methods.base import Method, full_precision
 from passl.methods.memory_bank import MemoryBank
 from passl.methods.swav import check_crops
 from passl.models.heads import Prototypes
@@ -104,16 +104,18 @@ class EpochLabels(Method):
 
     # ---------------------------------------------------------------------------------------------- one step
     def plan(self, batches):
-        """Labels of every micro-batch, and labelled images of the whole step for each of its parts (rank, micro-batch).
+        """Labels of every micro-batch, and labelled images of the whole step in proportion to the micro-batch.
 
-        Gradients are averaged over the parts; images without a label are not spread evenly over them.
+        Gradients are averaged over ranks and, by their sizes, over micro-batches; images without a label are not
+        spread evenly over them.
         """
         self._pending = []
         labels = [paddle.index_select(self.labels, batch["index"], axis=1) for batch in batches]
         valid = sum((label[0] >= 0).astype("float32").sum() for label in labels)
         total = distributed.all_reduce(valid).clip(min=1.0)
-        parts = distributed.world_size() * len(batches)
-        return [(label, total.astype(self.dtype) / parts) for label in labels]
+        images = sum(label.shape[1] for label in labels)
+        return [(label, total.astype(self.dtype) / distributed.world_size() * (label.shape[1] / images))
+                for label in labels]
 
     def training_step(self, batch, plan):
         labels, labelled = plan
@@ -122,12 +124,17 @@ class EpochLabels(Method):
         scores = scores if isinstance(scores, list) else [scores]
         rows = embedding.detach().reshape([len(crops), -1, embedding.shape[-1]])
         self._pending.append((paddle.stack([rows[crop] for crop in self.crops_for_assign]), batch["index"]))
-        loss = sum(self._head_loss(head, score, labels[head], batch["index"], len(crops))
-                   for head, score in enumerate(scores))
+        loss = self._loss(scores, labels, labelled, batch["index"], len(crops))
         used = [(count > 0).mean() for count in self.counts]
-        return loss / labelled / (len(scores) * len(crops)), {
+        return loss, {
             "labelled": (labels[0] >= 0).astype("float32").mean(),
             "clusters_used": paddle.to_tensor(float(np.mean(used)))}
+
+    @full_precision
+    def _loss(self, scores, labels, labelled, index, crops):
+        """Sum over this micro-batch's labelled images divided by `labelled`, mean over heads and crops."""
+        loss = sum(self._head_loss(head, score, labels[head], index, crops) for head, score in enumerate(scores))
+        return loss / labelled / (len(scores) * crops)
 
     def _head_loss(self, head, scores, labels, index, crops):
         """Sum over this micro-batch's labelled rows; `scores` [V * B, K] are crop-major."""
@@ -162,7 +169,7 @@ class EpochLabels(Method):
         if self.targets is not None and "targets" not in state:
             raise ValueError("the checkpoint holds hard labels only: resume with Model.assignment: hard")
         self.epoch, self.labels = state["epoch"], paddle.to_tensor(labels)
-        self.counts = [np.asarray(state["counts"][str(head)]) for head in range(len(self.counts))]
+        self.counts = [np.array(state["counts"][str(head)]) for head in range(len(self.counts))]
         if self.targets is not None:
             self.targets = [np.array(state["targets"][str(head)]) for head in range(len(self.counts))]
 

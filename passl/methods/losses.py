@@ -6,6 +6,7 @@ from typing import Any, List, Mapping, Sequence, Tuple
 import paddle
 import paddle.nn.functional as F
 
+from passl.methods.base import full_precision
 from passl.registry import LOSSES
 
 
@@ -48,5 +49,6 @@ class WeightedSum:
             weight = arguments.pop("weight", 1.0)
             self.terms.append((weight, LOSSES.build({**arguments, "name": name})))
 
+    @full_precision
     def __call__(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         return sum(weight * term(logits, labels) for weight, term in self.terms)

@@ -4,16 +4,18 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, List, Optional, Sequence
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
 from passl.clustering.sinkhorn import harden, sinkhorn
-from passl.methods.base import Method, names
+from passl.methods.base import Method, full_precision, names
 from passl.methods.queue import EmbeddingQueue
 from passl.models.pretrain import PretrainModel
 from passl.registry import METHODS
 
 
+@full_precision
 def swapped_loss(scores: paddle.Tensor, targets: paddle.Tensor, crops_for_assign: Sequence[int],
                  temperature: float = 0.1) -> paddle.Tensor:
     """Swapped prediction loss (SwAV eq. 1-2 with multi-crop, section 3.2).
@@ -136,6 +138,7 @@ class SwAV(Method):
         return loss, {**statistics, **parts}
 
     @paddle.no_grad()
+    @full_precision
     def assign(self, embedding: paddle.Tensor, scores: paddle.Tensor):
         """Targets [A, B, K] and their statistics from the views' embeddings [V, B, D] and scores [V, B, K].
 
@@ -206,9 +209,13 @@ class SwAV(Method):
         self.epoch = state["epoch"]
 
     def rank_state(self):
-        return {} if self.queue is None else {"queue": self.queue.state()}
+        return {"usage": self.usage.numpy(), **({} if self.queue is None else {"queue": self.queue.state()})}
 
     def load_rank_states(self, states, rank, world_size):
+        usage = [np.asarray(state["usage"]) for state in states if "usage" in state]
+        if usage:  # an even share, where this rank has no predecessor
+            own = usage[rank] if len(usage) == world_size else sum(usage) / world_size
+            self.usage = paddle.to_tensor(own, dtype=self.usage.dtype)
         saved = [state["queue"] for state in states if "queue" in state]
         if self.queue is None or not saved:
             return "the checkpoint holds no queue; it starts empty" if self.queue is not None else None

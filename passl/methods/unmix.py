@@ -7,7 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import paddle
 
-from passl.methods.base import names
+from passl.methods.base import full_precision, names
 from passl.methods.swav import SwAV, swapped_loss
 from passl.registry import METHODS
 
@@ -137,6 +137,7 @@ class UnMixSwAV(SwAV):
         self.mixture = self.draw([tuple(even.shape[2:]) for even, _ in pairs])
         return [view for pair, (even, odd) in enumerate(pairs) for view in (even, odd, mix(even, self.mixture, pair))]
 
+    @full_precision
     def loss(self, scores, targets):
         crops = range(2 * scores.shape[0] // 3)
         plain = paddle.stack([scores[original(crop)] for crop in crops])

@@ -34,7 +34,7 @@ def projection_head(inputs: int, hidden: int, outputs: int, batch_norm: bool = T
 
 def normalize_columns(weight: paddle.Tensor) -> None:
     """L2-normalise every prototype of a [D, K] weight in place (SwAV section 3.1: prototypes live on the sphere)."""
-    with paddle.no_grad():
+    with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
         weight.set_value(F.normalize(weight, axis=0, epsilon=1e-12))
 
 
@@ -47,9 +47,10 @@ class Prototypes(nn.Linear):
                          weight_attr=paddle.ParamAttr(initializer=nn.initializer.Uniform(-bound, bound)))
 
     def forward(self, embedding):
-        # Mixed precision keeps this product in the embedding's own (fp32) type: fp16 scores are too coarse
-        # once divided by epsilon (spacing 0.016 in [16, 32)).
-        return F.linear(embedding, self.weight.astype(embedding.dtype))
+        # Not in half precision, where autocast would put any product: fp16 scores are too coarse once divided by
+        # epsilon (spacing 0.016 in [16, 32)).
+        with paddle.amp.auto_cast(enable=False):
+            return F.linear(embedding.astype(self.weight.dtype), self.weight)
 
     def normalize(self) -> None:
         normalize_columns(self.weight)
@@ -76,4 +77,9 @@ class MultiPrototypes(nn.Layer):
 
 
 def prototypes(dimension: int, counts: Union[int, List[int]]) -> nn.Layer:
+    """Prototypes for a number, MultiPrototypes (one head each) for a list of numbers."""
+    for count in [counts] if isinstance(counts, int) else counts:
+        if count < 1:
+            raise ValueError(f"Model.backbone.nmb_prototypes is {counts}; expected a positive number of prototypes, or "
+                             "a list of them for several heads (0 builds a network without prototypes)")
     return Prototypes(dimension, counts) if isinstance(counts, int) else MultiPrototypes(dimension, counts)

@@ -28,13 +28,14 @@ def find_weights(name: str) -> Path:
         f"{'holds no weight file' if folder.is_dir() else 'does not exist'}"))
 
 
-def find_config(weights: Path) -> Optional[Path]:
-    """The config.yaml beside weights in the layout of a run, or None: <run>/*.pdparams or <run>/latest/passl.pdparams.
+def find_config(weights: Path, name: str = "config.yaml") -> Optional[Path]:
+    """The config.yaml (or another file) beside weights in the layout of a run, or None.
 
-    Only where a run of this library keeps its weights: a config.yaml further up belongs to something else.
+    <run>/*.pdparams or <run>/latest/passl.pdparams: only where a run of this library keeps its weights, because such a
+    file further up belongs to something else.
     """
     folder = weights.absolute().parent
     for place in [folder, folder.parent] if weights.name == WEIGHTS else [folder]:
-        if (place / "config.yaml").is_file():
-            return place / "config.yaml"
+        if (place / name).is_file():
+            return place / name
     return None

@@ -21,12 +21,12 @@ class GroupedOptimizer:
     """
 
     def __init__(self, section: Mapping[str, Any], named_parameters: Sequence[Tuple[str, paddle.Tensor]], epochs: int,
-                 iterations_per_epoch: int, master_weights: bool = False):
+                 iterations_per_epoch: int):
         common = dict(section)
         rules = [dict(rule) for rule in common.pop("param_groups", None) or []]
         self.clip = common.pop("grad_clip", None)
         self.groups: List[Tuple[str, List[Tuple[str, paddle.Tensor]], Any, Any]] = []
-        self._loaded: Mapping[str, Mapping[str, np.ndarray]] = {}
+        self._loaded: Dict[str, Dict[str, paddle.Tensor]] = {}  # of parameters that have not been stepped since
         remaining = list(named_parameters)
         for rule in rules + [{"name": None}]:
             name = rule.pop("name")
@@ -40,12 +40,17 @@ class GroupedOptimizer:
             settings = {**common, **rule}
             schedule = SCHEDULES.build({**settings.pop("lr")}, epochs=epochs, iterations_per_epoch=iterations_per_epoch)
             optimizer = OPTIMIZERS.build(settings, parameters=[parameter for _, parameter in mine],
-                                         learning_rate=schedule(0), master_weights=master_weights)
+                                         learning_rate=schedule(0))
             self.groups.append((name or "default", mine, optimizer, schedule))
 
     @property
     def optimizers(self) -> List[paddle.optimizer.Optimizer]:
         return [optimizer for _, _, optimizer, _ in self.groups]
+
+    @property
+    def parameters(self) -> List[paddle.Tensor]:
+        """The parameters of all groups."""
+        return [parameter for _, named, _, _ in self.groups for _, parameter in named]
 
     def set_step(self, step: int) -> Dict[str, float]:
         """Set the learning rate of optimizer step `step` in every group; returns group name -> rate."""
@@ -58,8 +63,7 @@ class GroupedOptimizer:
     def clip_gradients(self) -> None:
         """Apply Optimizer.grad_clip over the parameters of all groups; call after unscaling."""
         if self.clip:
-            parameters = [parameter for _, named, _, _ in self.groups for _, parameter in named]
-            clip_by_global_norm(parameters, self.clip["clip_norm"])
+            clip_by_global_norm(self.parameters, self.clip["clip_norm"])
 
     def clear_grad(self) -> None:
         for optimizer in self.optimizers:
@@ -70,17 +74,19 @@ class GroupedOptimizer:
     def state_dict(self) -> Dict[str, Dict[str, np.ndarray]]:
         """{structured parameter name: {accumulator: array}} over all groups."""
         # Paddle creates accumulators at a parameter's first step; what was loaded before counts until then.
-        state = {name: dict(accumulators) for name, accumulators in self._loaded.items()}
+        state: Dict[str, Dict[str, np.ndarray]] = {}
         for _, named, optimizer, _ in self.groups:
             structured = {parameter.name: name for name, parameter in named}
             flat = dict(optimizer.state_dict())
-            masters = flat.pop("master_weights", {}) or {}
-            flat.pop("LR_Scheduler", None)
+            for other in ("master_weights", "LR_Scheduler"):  # empty: weights are fp32, rates are set by `set_step`
+                flat.pop(other, None)
             for key, value in flat.items():
                 owner = owner_of(key, structured)
                 state.setdefault(structured[owner], {})[key[len(owner) + 1:]] = np.asarray(value)
-            for key, value in masters.items():
-                state.setdefault(structured[key], {})["master_weight"] = np.asarray(value)
+        self._loaded = {name: accumulators for name, accumulators in self._loaded.items()
+                        if not accumulators.keys() <= state.get(name, {}).keys()}
+        for name, accumulators in self._loaded.items():
+            state[name] = {**{key: np.asarray(value) for key, value in accumulators.items()}, **state.get(name, {})}
         return state
 
     def set_state_dict(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -89,18 +95,12 @@ class GroupedOptimizer:
         if unknown:
             raise ValueError(f"the optimizer state belongs to another model: it has {unknown[0]}"
                              f"{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}, which this model lacks")
-        self._loaded = {name: dict(accumulators) for name, accumulators in state.items()}
+        # Copies: the arrays are views of a mapped file, which may be gone before Paddle has made its accumulators.
+        self._loaded = {name: {accumulator: paddle.to_tensor(value) for accumulator, value in accumulators.items()}
+                        for name, accumulators in state.items()}
         for _, named, optimizer, _ in self.groups:
-            flat: Dict[str, Any] = {}
-            masters = {}
-            for name, parameter in named:
-                for accumulator, value in state.get(name, {}).items():
-                    if accumulator == "master_weight":
-                        masters[parameter.name] = paddle.to_tensor(value)
-                    else:
-                        flat[f"{parameter.name}_{accumulator}"] = paddle.to_tensor(value)
-            if masters:
-                flat["master_weights"] = masters
+            flat = {f"{parameter.name}_{accumulator}": value for name, parameter in named
+                    for accumulator, value in self._loaded.get(name, {}).items()}
             if flat:
                 optimizer.set_state_dict(flat)
 

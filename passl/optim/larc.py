@@ -7,9 +7,9 @@ import paddle
 from passl.registry import OPTIMIZERS
 
 
-@OPTIMIZERS.register("MomentumLARC", context=("parameters", "learning_rate", "master_weights"),
+@OPTIMIZERS.register("MomentumLARC", context=("parameters", "learning_rate"),
                      legacy={"tensor_fusion": "gradients are reduced in buckets already",
-                             "use_master_param": "follows from FP16.level O2"})
+                             "use_master_param": "weights are fp32 at every FP16.level"})
 class MomentumLARC(paddle.optimizer.Momentum):
     """Per tensor p with gradient g: g <- eta (g + wd p), eta = trust |p| / (|g| + wd |p| + 1e-8); then momentum SGD.
 
@@ -21,10 +21,8 @@ class MomentumLARC(paddle.optimizer.Momentum):
     """
 
     def __init__(self, parameters, learning_rate: float = 0.0, momentum: float = 0.9, weight_decay: float = 0.0,
-                 trust_coefficient: float = 0.001, clip: bool = False, epsilon: float = 1e-8,
-                 master_weights: bool = False):
-        super().__init__(learning_rate=learning_rate, momentum=momentum, parameters=parameters,
-                         multi_precision=master_weights)
+                 trust_coefficient: float = 0.001, clip: bool = False, epsilon: float = 1e-8):
+        super().__init__(learning_rate=learning_rate, momentum=momentum, parameters=parameters)
         self._decay = weight_decay
         self._trust = trust_coefficient
         self._clip = clip

@@ -34,6 +34,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
           f"in {data}: have a look\n")
 
     overrides = [f"Global.seed={options.seed}", f"Global.output_dir={options.folder / 'output'}",
+                 "Global.overwrite=True",  # of an earlier quickstart
                  f"DataLoader.Train.dataset.root={data / 'train'}", f"DataLoader.Eval.dataset.root={data / 'val'}"]
     if options.steps:
         overrides.append(f"Global.max_train_step={options.steps}")

@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import io
+import mmap
+import re
 import struct
 import zipfile
 import zlib
-from typing import Dict, KeysView
+from typing import Dict, KeysView, Optional
 
 from .errors import CheckpointError, UnsafeCheckpoint
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _CHECK_BLOCK = 1 << 24
+_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
 
 class _ViewFile(io.RawIOBase):
@@ -61,7 +64,7 @@ class Archive:
         self._members: Dict[str, zipfile.ZipInfo] = {}
         for member in members:
             name = member.filename
-            if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name:
+            if _ABSOLUTE.match(name) or ".." in name.replace("\\", "/").split("/"):
                 raise UnsafeCheckpoint(f"the archive holds the path '{name[:80]}', which leads outside of it")
             if name in self._members:
                 raise CheckpointError(f"the archive holds '{name[:80]}' twice")
@@ -78,6 +81,7 @@ class Archive:
             raise UnsafeCheckpoint(f"the archive would inflate from {len(data)} to {claimed} bytes")
 
     def names(self) -> KeysView:
+        """Names of the members, in the order of the archive's directory."""
         return self._members.keys()
 
     def read(self, name: str) -> memoryview:
@@ -98,7 +102,7 @@ class Archive:
             content = memoryview(self._inflate(packed, member.file_size, name))
         if len(content) != member.file_size:
             raise CheckpointError(f"archive member '{name[:80]}' has {len(content)} bytes, claims {member.file_size}")
-        if self._check_sums and _checksum(content) != member.CRC:
+        if self._check_sums and self._checksum(content, start if content is packed else None) != member.CRC:
             raise CheckpointError(f"archive member '{name[:80]}' does not match its checksum: the file is damaged "
                                   "(read(..., check_sums=False) if the writer left checksums out)")
         return content
@@ -112,9 +116,15 @@ class Archive:
             raise CheckpointError(f"archive member '{name[:80]}': {error}") from None
         return content
 
-
-def _checksum(content: memoryview) -> int:
-    value = 0
-    for start in range(0, len(content), _CHECK_BLOCK):
-        value = zlib.crc32(content[start:start + _CHECK_BLOCK], value)
-    return value
+    def _checksum(self, content: memoryview, position: Optional[int]) -> int:
+        """CRC-32 of `content`, which lies at `position` of the file; what was read is given back block by block, or an
+        optimizer that nobody asked for would stay in memory beside the weights."""
+        value, mapped = 0, self._data.obj
+        release = position is not None and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED")
+        for start in range(0, len(content), _CHECK_BLOCK):
+            block = content[start:start + _CHECK_BLOCK]
+            value = zlib.crc32(block, value)
+            if release:
+                first = (position + start) // mmap.PAGESIZE * mmap.PAGESIZE
+                mapped.madvise(mmap.MADV_DONTNEED, first, position + start + len(block) - first)
+        return value

@@ -5,12 +5,12 @@ calls back into the file, or allocates more than the file holds without charging
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
 from .errors import CheckpointError, UnsafeCheckpoint
-from .pickle_values import Budget, Building, Inert, LongText
+from .pickle_values import ENTRY, Budget, Building, LongText, checked_key
 
 # numpy dtype codes that can be weights or counters; objects, strings and records cannot
 _DTYPES = {code: np.dtype(code) for code in
@@ -18,6 +18,7 @@ _DTYPES = {code: np.dtype(code) for code in
 
 
 def one_of(arguments: tuple, *lengths: int) -> tuple:
+    """`arguments` when there are as many as one of `lengths`, or an error."""
     if len(arguments) not in lengths:
         raise CheckpointError(f"{len(arguments)} arguments instead of {' or '.join(map(str, lengths))}")
     return arguments
@@ -37,6 +38,9 @@ def element_count(shape: Tuple[int, ...]) -> int:
     for size in shape:
         count *= size
     return count
+
+
+NUMBERS = frozenset(_DTYPES.values())
 
 
 class DtypeInTheMaking(Building):
@@ -63,7 +67,7 @@ class ArrayInTheMaking(Building):
 
     def build(self, state) -> None:
         _, shape, dtype, fortran, data = one_of(state, 5)
-        self.value = array_from(raw_bytes(data, self.budget), dtype, shape, bool(fortran))
+        self.value = array_from(raw_bytes(data, self.budget), dtype, shape, bool(fortran), self.budget)
 
 
 def raw_bytes(data: Any, budget: Budget) -> memoryview:
@@ -76,16 +80,30 @@ def raw_bytes(data: Any, budget: Budget) -> memoryview:
     return memoryview(data)
 
 
-def array_from(data: memoryview, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
-    """A read-only view of `data`; the claimed shape must need exactly its bytes."""
+def array_from(data: memoryview, dtype: Any, shape: Any, fortran: bool, budget: Optional[Budget] = None) -> np.ndarray:
+    """A read-only view of `data`, or a copy of foreign byte order; the claimed shape must need exactly its bytes."""
     if not isinstance(dtype, np.dtype):
         raise CheckpointError("array without a dtype")
     shape = shape_of(shape)
     if element_count(shape) * dtype.itemsize != len(data):
         raise CheckpointError(f"an array of shape {shape} and {dtype} claims {element_count(shape) * dtype.itemsize} "
                               f"bytes, the file holds {len(data)}")
+    if not len(data):
+        return empty_array(shape, dtype)
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    if dtype.isnative:
+        return array
+    if budget is not None:
+        budget.charge(size=array.nbytes)
+    return array.astype(dtype.newbyteorder("="))
+
+
+def empty_array(shape: Tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array without elements; its other sizes can still be beyond what numpy counts."""
+    try:
+        return np.zeros(shape, dtype.newbyteorder("="))
+    except (ValueError, MemoryError, OverflowError):
+        raise CheckpointError(f"impossible shape {str(shape)[:80]}") from None
 
 
 def _reconstruct(arguments, budget):
@@ -96,7 +114,7 @@ def _reconstruct(arguments, budget):
 
 def _from_buffer(arguments, budget):
     data, dtype, shape, order = one_of(arguments, 4)
-    return array_from(raw_bytes(data, budget), dtype, shape, order == "F")
+    return array_from(raw_bytes(data, budget), dtype, shape, order == "F", budget)
 
 
 def _scalar(arguments, budget):
@@ -124,9 +142,16 @@ def _copied(kind):
         content, = one_of(arguments, 1)
         if not isinstance(content, (list, tuple, set, frozenset, dict)):
             raise CheckpointError(f"built from a {type(content).__name__}")
-        budget.charge(elements=len(content))
-        return kind(content)
+        budget.charge(objects=ENTRY * len(content))
+        if kind is dict and not isinstance(content, dict):
+            return {checked_key(key): value for key, value in content}
+        return kind(map(checked_key, content)) if kind in (set, frozenset) else kind(content)
     return construct
+
+
+def _deque(arguments, budget):
+    """A list; deque(items, length) brings its items by APPENDS."""
+    return _copied(list)(one_of(arguments, 0, 1, 2)[:1], budget)
 
 
 def _default_dict(arguments, budget):
@@ -150,12 +175,8 @@ def _complex(arguments, budget):
     return complex(real, imaginary)
 
 
-def _namespace(arguments, budget):
-    one_of(arguments, 0)
-    return Inert("argparse.Namespace")
-
-
-def _class_only(arguments, budget):
+def class_only(arguments, budget):
+    """For names that are mentioned as a class (a default factory, a kind of storage) and never called."""
     raise UnsafeCheckpoint("called directly, which weight files do not do")
 
 
@@ -164,9 +185,9 @@ def _table() -> Dict[str, Any]:
         "collections.OrderedDict": _copied(dict),
         "collections.Counter": _copied(dict),  # milestones of PyTorch's MultiStepLR
         "collections.defaultdict": _default_dict,
+        "collections.deque": _deque,
         "_codecs.encode": _encode,
-        "argparse.Namespace": _namespace,
-        "numpy.ndarray": _class_only,
+        "numpy.ndarray": class_only,
         "numpy.dtype": lambda arguments, budget: DtypeInTheMaking(arguments[0]),
     }
     for module in ("builtins", "__builtin__"):
@@ -174,8 +195,8 @@ def _table() -> Dict[str, Any]:
             table[f"{module}.{kind.__name__}"] = _copied(kind)
         table[f"{module}.bytes"] = table[f"{module}.bytearray"] = _bytes
         table[f"{module}.complex"] = _complex
-        for kind in ("int", "float", "bool", "str"):  # default factories of a defaultdict
-            table[f"{module}.{kind}"] = _class_only
+        for kind in ("int", "long", "float", "bool", "str"):  # default factories of a defaultdict
+            table[f"{module}.{kind}"] = class_only
     for package in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
         table[f"{package}.multiarray._reconstruct"] = _reconstruct
         table[f"{package}.multiarray.scalar"] = _scalar

@@ -1,8 +1,7 @@
 """Conversion between the libraries' layouts, in memory and from file to file.
 
-Paddle has no place for BatchNorm's `num_batches_tracked`, nor for the key order and the `module.` prefix of a PyTorch
-file. A converted Paddle file keeps them under the key `passl.conversion` (plain values), which Paddle's own loaders
-skip; so PyTorch -> Paddle -> PyTorch gives the same tensors under the same keys, bit for bit. A PyTorch file made from
+A converted Paddle file keeps what Paddle has no place for (`notes`); so PyTorch -> Paddle -> PyTorch gives the same
+tensors under the same keys in the same order, bit for bit, whatever library they came from. A PyTorch file made from
 weights that never had counters gets zeros (int64).
 """
 from __future__ import annotations
@@ -10,15 +9,17 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Dict, Iterable, List, Optional, Tuple, Union
 
 import numpy as np
 
 from .errors import CheckpointError
+from .found import Found
 from .keymaps import COUNTER, TRUNK, detectron2_name, paddleclas_name, paddledet_name, passl_name
-from .reader import Checkpoint, read
-from .recognise import CONVERSION, Found, recognise
-from .writers import write_paddle, write_pickle, write_safetensors, write_torch
+from .notes import CONVERSION, Notes, read_notes
+from .reader import Checkpoint, read, widen
+from .recognise import recognise
+from .writers import write_paddle, write_safetensors, write_torch
 
 TARGETS = ("paddle", "torch", "torchvision", "paddleclas", "paddledet", "detectron2", "safetensors")
 PARTS = ("all", "trunk")
@@ -67,20 +68,14 @@ def to_passl_state(checkpoint: Union[str, Checkpoint], *, part: str = "all", lay
     return {passl_name(name): array.T if array.ndim == 2 else array for name, array in canonical.items()}, found
 
 
-def to_torch_state(checkpoint: Union[str, Checkpoint], *, part: str = "all", layout: Optional[str] = None,
-                   allow_unknown: bool = False) -> Tuple[State, Found]:
-    """Weights under the names of the SwAV releases in PyTorch's layout, counters included, and what they are.
-
-    A file that `passl-convert` made from a PyTorch one gets its former keys back, in their order.
-    """
-    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint)
-    canonical, found = _selected(checkpoint, part, layout, allow_unknown)
-    return _torch_keys(canonical, found, checkpoint.meta.get(CONVERSION) if part == "all" else None), found
-
-
 def convert(checkpoint: Checkpoint, to: str, *, part: str = "all", layout: Optional[str] = None,
             allow_unknown: bool = False) -> Conversion:
-    """The state of `checkpoint` under the names and in the layout of library `to` (of TARGETS), with a key table."""
+    """The state of `checkpoint` under the names and in the layout of library `to` (of TARGETS), with a key table.
+
+    "torch" means the names of the SwAV releases, counters included; a file that was converted from another library's
+    gets the former keys back, in their order. bfloat16 is widened to float32 for detectron2, whose loader knows numpy's
+    dtypes only.
+    """
     if to not in TARGETS:
         raise CheckpointError(f"unknown target '{to}'; choose one of {', '.join(TARGETS)}")
     canonical, found = _selected(checkpoint, part, layout, allow_unknown)
@@ -94,35 +89,42 @@ def convert(checkpoint: Checkpoint, to: str, *, part: str = "all", layout: Optio
     elif to == "detectron2":
         names = {name: detectron2_name(name) for name in kept}
     else:
-        notes = checkpoint.meta.get(CONVERSION) if to == "torch" and part == "all" else None
+        notes = read_notes(checkpoint.meta) if to == "torch" and part == "all" else None
         state = _torch_keys(kept, found, notes)
         sources = {id(array): name for name, array in kept.items()}
         rows = [Row(found.sources.get(sources.get(id(array), ""), "-"), key, array.shape, str(array.dtype),
                     "as is" if id(array) in sources else "counter") for key, array in state.items()]
         return Conversion(found, state, rows, left_out)
+    if len(set(names.values())) < len(names):
+        raise CheckpointError(f"{checkpoint.path}: has the classifiers fc and linear, {to} has a place for one")
     transposed = to in ("paddle", "paddleclas", "paddledet")
     state, rows = {}, []
     for name, array in kept.items():
-        turned = transposed and array.ndim == 2
-        state[names[name]] = array.T if turned else array
-        rows.append(Row(found.sources.get(name, "-"), names[name], state[names[name]].shape, str(array.dtype),
-                        "transposed" if turned else "as is"))
+        change = "as is"
+        if transposed and array.ndim == 2:
+            array, change = array.T, "transposed"
+        elif to == "detectron2" and array.dtype == np.uint16:
+            array, change = widen(array), "float32"
+        state[names[name]] = array
+        rows.append(Row(found.sources.get(name, "-"), names[name], array.shape, str(array.dtype), change))
     return Conversion(found, state, rows, left_out)
 
 
 def convert_file(source: str, target: str, to: str = "paddle", *, part: str = "all", layout: Optional[str] = None,
                  allow_unknown: bool = False, inert: Iterable[str] = ()) -> Conversion:
     """Read `source`, convert, and write `target` (beside it first, then renamed). See `convert`."""
+    if os.path.isdir(target):
+        raise CheckpointError(f"{target} is a folder; give the name of the file to write")
     if os.path.exists(target) and os.path.samefile(source, target):
         raise CheckpointError(f"{target} is the source itself; choose another name")
     checkpoint = read(source, inert=inert)
     result = convert(checkpoint, to, part=part, layout=layout, allow_unknown=allow_unknown)
     if to == "paddle":
-        write_paddle(target, {**result.state, CONVERSION: _notes(checkpoint, result.found)})
+        write_paddle(target, {**result.state, CONVERSION: _notes(checkpoint, result.found).plain()})
     elif to in ("paddleclas", "paddledet"):
         write_paddle(target, result.state)
     elif to == "detectron2":
-        write_pickle(target, {"model": result.state, "__author__": "passl", "matching_heuristics": True})
+        write_paddle(target, {"model": result.state, "__author__": "passl", "matching_heuristics": True})
     elif to == "safetensors":
         write_safetensors(target, result.state, {"format": "pt", "source": os.path.basename(source)})
     else:
@@ -162,7 +164,10 @@ def _for_target(canonical: State, found: Found, to: str) -> Tuple[State, List[st
         if TRUNK.match(name):
             kept[name] = array
         elif to in ("torchvision", "paddleclas") and (
-                stem in ("fc", "linear") or (stem == "projection_head" and not found.prototypes)):
+                # of SeLa's heads the first, as its authors' own files for torchvision have it
+                stem in ("fc", "linear", "top_layer0") or (stem == "projection_head" and not found.prototypes)):
+            if f"fc.{leaf}" in kept:
+                raise CheckpointError(f"{name} and {found.sources[f'fc.{leaf}']} both are the classifier; {to} has one")
             kept[f"fc.{leaf}"] = array
             found.sources[f"fc.{leaf}"] = found.sources.get(name, "-")
         else:
@@ -170,7 +175,7 @@ def _for_target(canonical: State, found: Found, to: str) -> Tuple[State, List[st
     return kept, left_out
 
 
-def _torch_keys(canonical: State, found: Found, notes: Optional[Mapping[str, Any]]) -> State:
+def _torch_keys(canonical: State, found: Found, notes: Optional[Notes]) -> State:
     """Canonical names with counters beside the running statistics; former keys and order when `notes` has them."""
     state: State = {}
     for name, array in canonical.items():
@@ -178,18 +183,20 @@ def _torch_keys(canonical: State, found: Found, notes: Optional[Mapping[str, Any
         stem, _, leaf = name.rpartition(".")
         if leaf == "running_var":
             state[f"{stem}.{COUNTER}"] = np.array(found.counters.get(stem, 0), np.int64)
-    state = _cluster_heads(state, found)
-    if not notes or not notes.get("keys"):
-        return state
-    prefix = str(notes.get("prefix", ""))
+    if notes is None or not notes.names:
+        return _cluster_heads(state, found)
     former: State = {}
-    for key in notes["keys"]:
-        short = key[len(prefix):]
-        if short not in state and short.startswith("fc."):
-            short = "linear" + short[2:]
-        if short in state:
-            former[key] = state.pop(short)
-    former.update({prefix + name: array for name, array in state.items()})
+    used = set()
+    for key, name in notes.names.items():
+        if name not in state and name.startswith("fc."):  # PASSL has one place for fc and linear
+            name = f"linear.{name[3:]}"
+        if name in state:
+            former[key] = state[name]
+            used.add(name)
+    for name, array in state.items():
+        made_up = name.endswith(COUNTER) or name == "projection_head.0.bias"  # where the source had none
+        if name not in used and not (made_up and not array.any()):
+            former[notes.prefix + name] = array
     return former
 
 
@@ -201,11 +208,8 @@ def _cluster_heads(state: State, found: Found) -> State:
     return {name.replace("top_layer0", single): array for name, array in state.items()}
 
 
-def _notes(checkpoint: Checkpoint, found: Found) -> Dict[str, Any]:
-    former = checkpoint.meta.get(CONVERSION)
-    if isinstance(former, dict):
-        return former
-    same_names = found.layout in ("swav", "sela-alexnet", "sela-resnetv2")  # but for a prefix and Paddle's BatchNorm
-    keys = list(checkpoint.tensors) if same_names and found.container.startswith("torch") else []
-    return {"layout": found.layout, "container": found.container, "prefix": found.prefix, "keys": keys,
-            "counters": dict(found.counters), "epoch": found.epoch}
+def _notes(checkpoint: Checkpoint, found: Found) -> Notes:
+    """Those of an earlier conversion, or new ones; a Paddle file that never was anything else has no former keys."""
+    names = dict(found.names) if found.container != "paddle" else {}
+    return read_notes(checkpoint.meta) or Notes(found.layout, found.container, found.prefix, found.epoch, names,
+                                                dict(found.counters))

@@ -17,14 +17,18 @@ import re
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Pattern, Sequence, Tuple, Union
 
-_BLOCK = r"\d+\.(?:conv[123]\.weight|bn[123]\.\w+|downsample\.(?:0\.weight|1\.\w+))"
-_TRUNK = rf"(conv1\.weight|bn1\.\w+|layer[1-4]\.{_BLOCK})"
-_ALEXNET = (r"(features\.(?:0|4|8|11|14)\.(?:weight|bias)|features\.(?:1|5|9|12|15)\.\w+"
-            r"|classifier\.[14]\.(?:weight|bias))")
-_PREACTIVATION = r"(features\.0\.weight|features\.[2-5]\.\d+\.(?:bn[123]\.\w+|conv[123]\.weight|shortcut\.0\.weight))"
+_NORM = r"(?:weight|bias|running_mean|running_var|num_batches_tracked|_mean|_variance)"
+_BLOCK = rf"\d+\.(?:conv[123]\.weight|bn[123]\.{_NORM}|downsample\.(?:0\.weight|1\.{_NORM}))"
+_TRUNK = rf"(conv1\.weight|bn1\.{_NORM}|layer[1-4]\.{_BLOCK})"
+_ALEXNET_LAYERS = rf"((?:0|4|8|11|14)\.(?:weight|bias)|(?:1|5|9|12|15)\.{_NORM})"
+_ALEXNET_CLASSIFIER = r"(classifier\.[14]\.(?:weight|bias))"
+_PREACTIVATION_LAYERS = rf"(0\.weight|[2-5]\.\d+\.(?:bn[123]\.{_NORM}|conv[123]\.weight|shortcut\.0\.weight))"
 _AFFINE = r"(weight|bias)"
+_HEAD = rf"((?:[023]\.)?(?:weight|bias)|1\.{_NORM})"  # one Linear, or Linear, BatchNorm, ReLU, Linear
+_PROTOTYPES = r"(prototypes\.(?:prototypes\d+\.)?weight)"
+_SELA = r"features\.(?:module\.)?"  # SeLa wraps only the features for several GPUs
 
-TRUNK = re.compile(f"^(?:{_TRUNK}|{_ALEXNET}|{_PREACTIVATION})$")
+TRUNK = re.compile(rf"^(?:{_TRUNK}|{_ALEXNET_CLASSIFIER}|features\.(?:{_ALEXNET_LAYERS}|{_PREACTIVATION_LAYERS}))$")
 STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}  # BatchNorm: PyTorch -> Paddle
 COUNTER = "num_batches_tracked"
 
@@ -35,6 +39,7 @@ Replacement = Union[str, Callable[[re.Match], str]]
 class Layout:
     """How one library names the weights: (pattern of its key, canonical name) rules, and keys that may be left out.
 
+    duplicates: rules of keys that name an array a second time; they count as known only when the two are equal.
     paddle: True when arrays are in Paddle's layout whatever their names; otherwise BatchNorm's names decide.
     single_head: a lone `prototypes.prototypes0` is plain `prototypes` here, the library always numbers its heads.
     """
@@ -42,23 +47,36 @@ class Layout:
     name: str
     rules: Tuple[Tuple[Pattern, Replacement], ...]
     ignored: Tuple[Pattern, ...] = ()
+    duplicates: Tuple[Tuple[Pattern, Replacement], ...] = ()
     paddle: bool = False
     single_head: bool = False
 
     def canonical(self, key: str) -> Optional[str]:
-        for pattern, replacement in self.rules:
-            match = pattern.match(key)
-            if match:
-                return replacement(match) if callable(replacement) else match.expand(replacement)
-        return None
+        """The canonical name of one of this library's keys, None when it is not one."""
+        return _first(self.rules, key)
+
+    def duplicate(self, key: str) -> Optional[str]:
+        """The canonical name that `key` names a second time, None when it is no such key."""
+        return _first(self.duplicates, key)
 
     def ignores(self, key: str) -> bool:
+        """Whether the library keeps this key for training only, so that nothing is lost without it."""
         return any(pattern.match(key) for pattern in self.ignored)
 
 
-def _layout(name: str, rules: Sequence[Tuple[str, Replacement]], ignored: Sequence[str] = (), **options) -> Layout:
-    return Layout(name, tuple((re.compile(f"^{pattern}$"), replacement) for pattern, replacement in rules),
-                  tuple(re.compile(pattern) for pattern in ignored), **options)
+def _first(rules: Sequence[Tuple[Pattern, Replacement]], key: str) -> Optional[str]:
+    for pattern, replacement in rules:
+        match = pattern.fullmatch(key)
+        if match:
+            return replacement(match) if callable(replacement) else match.expand(replacement)
+    return None
+
+
+def _layout(name: str, rules: Sequence[Tuple[str, Replacement]], ignored: Sequence[str] = (),
+            duplicates: Sequence[Tuple[str, Replacement]] = (), **options) -> Layout:
+    compiled = [tuple((re.compile(pattern), replacement) for pattern, replacement in each)
+                for each in (rules, duplicates)]
+    return Layout(name, compiled[0], tuple(re.compile(pattern) for pattern in ignored), compiled[1], **options)
 
 
 def _stage(offset: int) -> Callable[[re.Match], str]:
@@ -69,39 +87,43 @@ _CLUSTER_HEADS = [(rf"top_layer(\d+)\.{_AFFINE}", r"top_layer\1.\2"), (rf"top_la
                   (rf"top_layer\.{_AFFINE}", r"top_layer0.\1")]
 
 SWAV = _layout("SwAV / torchvision", [
-    (_TRUNK, r"\1"), (r"(projection_head\..+)", r"\1"), (r"(prototypes\..+)", r"\1"),
-    (rf"fc\.{_AFFINE}", r"fc.\1"), (rf"linear\.{_AFFINE}", r"linear.\1"), (r"bn\.(\w+)", r"bn.\1")])
+    (_TRUNK, r"\1"), (rf"projection_head\.{_HEAD}", r"projection_head.\1"), (_PROTOTYPES, r"\1"),
+    (rf"fc\.{_AFFINE}", r"fc.\1"), (rf"linear\.{_AFFINE}", r"linear.\1"), (rf"bn\.({_NORM})", r"bn.\1")])
 PASSL = _layout("PASSL", [
-    (rf"(?:res_model\.)?encoder\.{_TRUNK}", r"\1"), (r"(?:res_model\.)?(projection_head\..+)", r"\1"),
-    (r"(?:res_model\.)?(prototypes\..+)", r"\1"), (rf"linear\.linear\.{_AFFINE}", r"linear.\1"),
-    (r"linear\.bn\.(\w+)", r"bn.\1"),
-    (rf"(?:res_model\.)?encoder\.{_ALEXNET}", r"\1"),
-    (rf"(?:res_model\.)?encoder\.{_PREACTIVATION}", r"\1"),
+    (rf"(?:res_model\.)?encoder\.{_TRUNK}", r"\1"), (rf"(?:res_model\.)?{_PROTOTYPES}", r"\1"),
+    (rf"(?:res_model\.)?projection_head\.{_HEAD}", r"projection_head.\1"),
+    (rf"linear\.linear\.{_AFFINE}", r"linear.\1"), (rf"linear\.bn\.({_NORM})", r"bn.\1"),
+    (rf"(?:res_model\.)?encoder\.features\.{_ALEXNET_LAYERS}", r"features.\1"),
+    (rf"(?:res_model\.)?encoder\.{_ALEXNET_CLASSIFIER}", r"\1"),
+    (rf"(?:res_model\.)?encoder\.features\.{_PREACTIVATION_LAYERS}", r"features.\1"),
     (rf"(?:res_model\.)?top_layer(\d+)\.{_AFFINE}", r"top_layer\1.\2")], paddle=True)
 MMPRETRAIN = _layout("mmpretrain / mmselfsup", [
-    (rf"backbone\.{_TRUNK}", r"\1"), (r"neck\.projection_neck\.(.+)", r"projection_head.\1"),
-    (r"(?:neck|head|head\.loss|head\.loss_module)\.(prototypes\..+)", r"\1"), (rf"head\.fc\.{_AFFINE}", r"fc.\1")],
-    ignored=[r"neck\.norm\."])  # the neck registers its BatchNorm a second time
+    (rf"backbone\.{_TRUNK}", r"\1"), (rf"neck\.projection_neck\.{_HEAD}", r"projection_head.\1"),
+    (rf"(?:neck|head|head\.loss|head\.loss_module)\.{_PROTOTYPES}", r"\1"), (rf"head\.fc\.{_AFFINE}", r"fc.\1")],
+    # the neck registers its BatchNorm a second time: `bn` in mmselfsup 0.x, `norm` later
+    duplicates=[(rf"neck\.(?:norm|bn)\.({_NORM})", r"projection_head.1.\1")])
 VISSL = _layout("VISSL", [
-    (rf"(?:trunk\.)?_feature_blocks\.{_TRUNK}", r"\1"), (r"heads\.0\.(projection_head\..+)", r"\1"),
+    (rf"(?:trunk\.)?_feature_blocks\.{_TRUNK}", r"\1"), (rf"heads\.0\.projection_head\.{_HEAD}", r"projection_head.\1"),
     (r"heads\.0\.(prototypes\d+\.weight)", r"prototypes.\1"), (rf"heads\.0\.clf\.0\.{_AFFINE}", r"fc.\1")],
     single_head=True)
 SOLO = _layout("solo-learn", [
-    (rf"(?:backbone|encoder)\.{_TRUNK}", r"\1"), (r"projector\.(.+)", r"projection_head.\1"),
+    (rf"(?:backbone|encoder)\.{_TRUNK}", r"\1"), (rf"projector\.{_HEAD}", r"projection_head.\1"),
     (r"prototypes\.(weight|weight_g|weight_v)", r"prototypes.\1"),
     (r"prototypes\.parametrizations\.weight\.original0", "prototypes.weight_g"),
     (r"prototypes\.parametrizations\.weight\.original1", "prototypes.weight_v")],
     ignored=[r"classifier\.", r"queue$", r"local_memory_"])
 LIGHTLY = _layout("lightly", [
-    (r"backbone\.0\.weight", "conv1.weight"), (r"backbone\.1\.(\w+)", r"bn1.\1"),
-    (rf"backbone\.([4-7])\.({_BLOCK})", _stage(3)), (r"projection_head\.layers\.(.+)", r"projection_head.\1"),
+    (r"backbone\.0\.weight", "conv1.weight"), (rf"backbone\.1\.({_NORM})", r"bn1.\1"),
+    (rf"backbone\.([4-7])\.({_BLOCK})", _stage(3)), (rf"projection_head\.layers\.{_HEAD}", r"projection_head.\1"),
     (r"prototypes\.heads\.(\d+)\.weight", r"prototypes.prototypes\1.weight"),
     (r"prototypes\.layers\.weight", "prototypes.weight")], single_head=True)
-SELA_ALEXNET = _layout("SeLa AlexNet", [(_ALEXNET, r"\1")] + _CLUSTER_HEADS)
+SELA_ALEXNET = _layout("SeLa AlexNet", [
+    (rf"{_SELA}{_ALEXNET_LAYERS}", r"features.\1"), (_ALEXNET_CLASSIFIER, r"\1")] + _CLUSTER_HEADS)
 SELA_RESNET_V1 = _layout("SeLa resnetv1", [
-    (r"features\.0\.weight", "conv1.weight"), (r"features\.1\.(\w+)", r"bn1.\1"),
-    (rf"features\.([4-7])\.({_BLOCK})", _stage(3))] + _CLUSTER_HEADS)
-SELA_RESNET_V2 = _layout("SeLa resnetv2 (pre-activation)", [(_PREACTIVATION, r"\1")] + _CLUSTER_HEADS)
+    (rf"{_SELA}0\.weight", "conv1.weight"), (rf"{_SELA}1\.({_NORM})", r"bn1.\1"),
+    (rf"{_SELA}([4-7])\.({_BLOCK})", _stage(3))] + _CLUSTER_HEADS)
+SELA_RESNET_V2 = _layout("SeLa resnetv2 (pre-activation)",
+                         [(rf"{_SELA}{_PREACTIVATION_LAYERS}", r"features.\1")] + _CLUSTER_HEADS)
 
 _BRANCHES = {"2a": "1", "2b": "2", "2c": "3"}
 
@@ -125,20 +147,20 @@ def _from_detectron2(match: re.Match) -> str:
 
 PADDLEDET = _layout("PaddleDetection", [
     (r"(?:backbone\.)?conv1\.conv1\.conv\.weight", "conv1.weight"),
-    (r"(?:backbone\.)?conv1\.conv1\.norm\.(\w+)", r"bn1.\1"),
-    (r"(?:backbone\.)?res\d\.res([2-5])([a-z])(\d*)\.(branch2[abc]|short)\.(conv|norm)\.(\w+)", _from_paddledet)],
+    (rf"(?:backbone\.)?conv1\.conv1\.norm\.({_NORM})", r"bn1.\1"),
+    (rf"(?:backbone\.)?res\d\.res([2-5])([a-z])(\d*)\.(branch2[abc]|short)\.(conv|norm)\.({_NORM})", _from_paddledet)],
     paddle=True)
 DETECTRON2 = _layout("detectron2", [
-    (r"stem\.conv1\.weight", "conv1.weight"), (r"stem\.conv1\.norm\.(\w+)", r"bn1.\1"),
-    (r"res([2-5])\.(\d+)\.(conv[123](?:\.norm)?|shortcut(?:\.norm)?)\.(\w+)", _from_detectron2),
+    (r"stem\.conv1\.weight", "conv1.weight"), (rf"stem\.conv1\.norm\.({_NORM})", r"bn1.\1"),
+    (rf"res([2-5])\.(\d+)\.(conv[123](?:\.norm)?|shortcut(?:\.norm)?)\.({_NORM})", _from_detectron2),
     (rf"stem\.fc\.{_AFFINE}", r"fc.\1")])
 # blocks are numbered through all stages; `paddleclas_blocks` turns them into stages once the file is known
 PADDLECLAS = _layout("PaddleClas", [
-    (r"stem\.0\.conv\.weight", "conv1.weight"), (r"stem\.0\.bn\.(\w+)", r"bn1.\1"),
+    (r"stem\.0\.conv\.weight", "conv1.weight"), (rf"stem\.0\.bn\.({_NORM})", r"bn1.\1"),
     (r"blocks\.(\d+)\.conv(\d)\.conv\.weight", lambda m: f"block.{m[1]}.conv{int(m[2]) + 1}.weight"),
-    (r"blocks\.(\d+)\.conv(\d)\.bn\.(\w+)", lambda m: f"block.{m[1]}.bn{int(m[2]) + 1}.{m[3]}"),
+    (rf"blocks\.(\d+)\.conv(\d)\.bn\.({_NORM})", lambda m: f"block.{m[1]}.bn{int(m[2]) + 1}.{m[3]}"),
     (r"blocks\.(\d+)\.short\.conv\.weight", r"block.\1.downsample.0.weight"),
-    (r"blocks\.(\d+)\.short\.bn\.(\w+)", r"block.\1.downsample.1.\2"), (rf"fc\.{_AFFINE}", r"fc.\1")], paddle=True)
+    (rf"blocks\.(\d+)\.short\.bn\.({_NORM})", r"block.\1.downsample.1.\2"), (rf"fc\.{_AFFINE}", r"fc.\1")], paddle=True)
 
 LAYOUTS: Dict[str, Layout] = {
     "swav": SWAV, "passl": PASSL, "mmpretrain": MMPRETRAIN, "vissl": VISSL, "solo": SOLO, "lightly": LIGHTLY,

@@ -8,7 +8,7 @@ import struct
 from typing import Any, Callable, List, Optional
 
 from .errors import CheckpointError, UnsafeCheckpoint
-from .pickle_values import MARK, Building, Inert, LongText
+from .pickle_values import ENTRY, MARK, OBJECT, SLOT, Building, Inert, LongText, checked_key
 
 VIEW_FROM = 256              # payloads of at least so many bytes stay views of the file
 MAX_TEXT = 1 << 20           # longer texts exist only as array data of pickle protocol 2
@@ -29,9 +29,20 @@ def _constant(code: int, make: Callable[[], Any]) -> None:
     OPERATIONS[code] = lambda machine: machine.stack.append(make())
 
 
-for _code, _make in ((ord("N"), lambda: None), (0x88, lambda: True), (0x89, lambda: False), (ord("]"), list),
-                     (ord("}"), dict), (ord(")"), tuple), (0x8F, set), (ord("("), lambda: MARK)):
+for _code, _make in ((ord("N"), lambda: None), (0x88, lambda: True), (0x89, lambda: False), (ord(")"), tuple),
+                     (ord("("), lambda: MARK)):
     _constant(_code, _make)
+
+
+def _container(code: int, make: Callable[[], Any]) -> None:
+    def push(machine):
+        machine.budget.charge(objects=OBJECT)
+        machine.stack.append(make())
+    OPERATIONS[code] = push
+
+
+for _code, _make in ((ord("]"), list), (ord("}"), dict), (0x8F, set)):
+    _container(_code, _make)
 
 
 def _number(code: int, layout: str) -> None:
@@ -115,17 +126,17 @@ def _drop_group(machine):
 
 @_opcode(ord("q"))
 def _put(machine):
-    machine.memo[machine.unsigned(1)] = machine.stack[-1]
+    machine.keep(machine.unsigned(1))
 
 
 @_opcode(ord("r"))
 def _long_put(machine):
-    machine.memo[machine.unsigned(4)] = machine.stack[-1]
+    machine.keep(machine.unsigned(4))
 
 
 @_opcode(0x94)
 def _memoize(machine):
-    machine.memo[len(machine.memo)] = machine.stack[-1]
+    machine.keep(len(machine.memo))
 
 
 @_opcode(ord("h"))
@@ -140,20 +151,21 @@ def _long_get(machine):
 
 @_opcode(ord("a"))
 def _append(machine):
-    value = machine.pop()
-    machine.stack[-1] += _listed(machine.stack[-1], [value])
+    _extend(machine.stack, [machine.pop()])
 
 
 @_opcode(ord("e"))
 def _appends(machine):
     group = [machine.finished(value) for value in machine.group()]
-    machine.stack[-1] += _listed(machine.stack[-1], group)
+    _extend(machine.stack, group)
 
 
-def _listed(target, values):
-    if not isinstance(target, list):
+def _extend(stack, values):
+    target = stack[-1]
+    if isinstance(target, list):
+        target.extend(values)
+    elif not isinstance(target, Inert):
         raise CheckpointError(f"appends to a {type(target).__name__}")
-    return values
 
 
 @_opcode(ord("s"))
@@ -170,20 +182,30 @@ def _set_items(machine):
 
 @_opcode(0x90)
 def _add_items(machine):
-    group = machine.group()
-    if not isinstance(machine.stack[-1], set):
-        raise CheckpointError(f"adds to a {type(machine.stack[-1]).__name__}")
-    machine.stack[-1].update(group)
+    group, target = machine.group(), machine.stack[-1]
+    if isinstance(target, set):
+        target.update(_elements(machine, group))
+    elif not isinstance(target, Inert):
+        raise CheckpointError(f"adds to a {type(target).__name__}")
+
+
+def _elements(machine, group):
+    """Set elements, without the objects of somebody's configuration."""
+    machine.budget.charge(objects=ENTRY * len(group))
+    return [checked_key(value) for value in map(machine.finished, group) if not isinstance(value, Inert)]
 
 
 @_opcode(0x91)
 def _frozen_set(machine):
-    machine.stack.append(frozenset(machine.group()))
+    machine.budget.charge(objects=OBJECT)
+    machine.stack.append(frozenset(_elements(machine, machine.group())))
 
 
 @_opcode(ord("t"))
 def _tuple(machine):
-    machine.stack.append(tuple(machine.finished(value) for value in machine.group()))
+    group = machine.group()
+    machine.budget.charge(objects=OBJECT + SLOT * len(group))
+    machine.stack.append(tuple(map(machine.finished, group)))
 
 
 @_opcode(0x85, 0x86, 0x87)
@@ -193,6 +215,7 @@ def _short_tuple(machine):
         raise CheckpointError("a tuple of missing entries")
     values = tuple(machine.finished(value) for value in machine.stack[-count:])
     del machine.stack[-count:]
+    machine.budget.charge(objects=OBJECT)
     machine.stack.append(values)
 
 
@@ -228,6 +251,7 @@ def _new_object(machine):
 def _persistent(machine):
     if machine.persistent is None:
         raise UnsafeCheckpoint("a persistent id in a pickle that has no storages beside it")
+    machine.budget.charge(objects=OBJECT)
     machine.stack.append(machine.persistent(machine.pop()))
 
 
@@ -238,7 +262,5 @@ def _build(machine):
     if isinstance(target, Building):
         target.build(state)
         machine.stack[-1] = machine.finished(target)
-    elif isinstance(target, Inert):
-        target.state = state
-    elif not isinstance(target, dict):  # a state dict's `_metadata` attribute is version bookkeeping: dropped
+    elif not isinstance(target, (dict, Inert)):  # a state dict's `_metadata` attribute is version bookkeeping: dropped
         raise CheckpointError(f"sets the state of a {type(target).__name__}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from .constructors import CONSTRUCTORS, element_count, shape_of
 from .errors import CheckpointError
+from .pickle_values import Budget
 from .tree import settle
 from .unpickle import PickleMachine
 
@@ -21,8 +22,8 @@ def read_pickle(data: memoryview, inert: FrozenSet[str]) -> Any:
     """The object of a `paddle.save` file, arrays as views of the file."""
     machine = PickleMachine(data, CONSTRUCTORS, 0, inert=inert)
     tree, _ = machine.run()
-    tree = _without_names(settle(tree, lambda node: None, machine.steps))
-    return _joined(tree) if isinstance(tree, dict) and _SLICES in tree else tree
+    tree = _without_names(settle(tree, lambda node: None, machine.budget))
+    return _joined(tree, machine.budget) if isinstance(tree, dict) and _SLICES in tree else tree
 
 
 def _without_names(node: Any) -> Any:
@@ -36,12 +37,13 @@ def _without_names(node: Any) -> Any:
     return node
 
 
-def _joined(tree: Dict[str, Any]) -> Dict[str, Any]:
+def _joined(tree: Dict[str, Any], budget: Budget) -> Dict[str, Any]:
     """Arrays above 1 GiB put together from their slices."""
     joined = dict(tree)
     try:
         for name, entry in joined.pop(_SLICES).items():
             parts = [joined.pop(part) for part in entry["slices"]]
+            budget.charge(size=sum(part.nbytes for part in parts))  # entries may share one array
             shape = shape_of(entry["OriginShape"])
             if element_count(shape) != sum(part.size for part in parts):
                 raise CheckpointError(f"'{name}' claims shape {shape}, its slices have another size")

@@ -44,7 +44,7 @@ def read(path: Union[str, "os.PathLike[str]"], *, inert: Iterable[str] = (), che
     path: `.pth`, `.pth.tar`, `.pt` (zip or legacy stream), `.pdparams`, `.pdopt`, `.pdstates`, `.safetensors`, `.npz`;
         the format is found from the content, not from the name.
     inert: names of classes that may occur as records that do nothing (see `passl.weights.Inert`), for checkpoints that
-        pickle their configuration objects.
+        pickle objects beside their weights; those of omegaconf and argparse are records without asking.
     check_sums: compare the checksums of zip members (about 1 s per GB).
     Raises FileNotFoundError, CheckpointError (damaged, unknown), UnsafeCheckpoint (asks for more than plain values).
     """
@@ -52,16 +52,16 @@ def read(path: Union[str, "os.PathLike[str]"], *, inert: Iterable[str] = (), che
     data = _mapped(path)
     try:
         kind, tree = _parse(data, frozenset(inert), check_sums)
+        if kind in ("safetensors", "npz"):
+            arrays, meta = tree
+            return Checkpoint(path, kind, arrays, meta)
+        if isinstance(tree, np.ndarray):
+            return Checkpoint(path, kind, {"": tree})
+        if not isinstance(tree, Mapping):
+            raise CheckpointError(f"holds a {type(tree).__name__}, expected a dictionary of weights")
+        return _split(path, kind, tree)
     except CheckpointError as error:
         raise type(error)(f"{path}: {error}") from None
-    if kind in ("safetensors", "npz"):
-        arrays, meta = tree
-        return Checkpoint(path, kind, arrays, meta)
-    if isinstance(tree, np.ndarray):
-        return Checkpoint(path, kind, {"": tree})
-    if not isinstance(tree, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(tree).__name__}, expected a dictionary of weights")
-    return _split(path, kind, tree)
 
 
 def read_tree(path: Union[str, "os.PathLike[str]"], *, inert: Iterable[str] = ()) -> Any:

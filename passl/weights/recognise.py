@@ -2,87 +2,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from .errors import CheckpointError
-from .keymaps import COUNTER, LAYOUTS, STATISTICS, TRUNK, Layout, paddleclas_stages
+from .found import Found
+from .keymaps import COUNTER, LAYOUTS, STATISTICS, Layout, paddleclas_stages
+from .notes import read_notes
 from .reader import Checkpoint, widen
+from .tree import flatten
 
-CONVERSION = "passl.conversion"  # entry of converted Paddle files that keeps what Paddle has no place for
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _PADDLE_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
 _DEPTHS = {("bottleneck", (3, 4, 6, 3)): "resnet50", ("bottleneck", (3, 4, 23, 3)): "resnet101",
            ("bottleneck", (3, 8, 36, 3)): "resnet152", ("basic", (2, 2, 2, 2)): "resnet18",
            ("basic", (3, 4, 6, 3)): "resnet34", ("bottleneck", (2, 2, 2, 2)): "resnet26"}
-
-
-@dataclass
-class Found:
-    """What a checkpoint holds.
-
-    layout: key of `keymaps.LAYOUTS`. architecture: "resnet50", "resnet50w2", "alexnet", "resnet50-preactivation",
-    "bottleneck [1, 1, 1, 1]", ... or "" when there is no trunk. width: channel multiplier (None: not a multiple of 64).
-    hidden, embedding: sizes of the projection head (0: absent, or a single Linear for `hidden`).
-    prototypes: their number per head. classes: outputs of a classifier, probe or SeLa cluster head.
-    counters: BatchNorm's num_batches_tracked, which Paddle does not have, by canonical name of the BatchNorm.
-    sources: canonical name -> key in the file. ignored, unknown: keys left out.
-    """
-
-    layout: str
-    container: str
-    architecture: str = ""
-    block: str = ""
-    blocks: Tuple[int, ...] = ()
-    width: Optional[float] = None
-    features: int = 0
-    hidden: int = 0
-    embedding: int = 0
-    head_batch_norm: bool = False
-    prototypes: List[int] = field(default_factory=list)
-    classes: List[int] = field(default_factory=list)
-    stem_kernel: int = 0
-    epoch: Optional[int] = None
-    wrapper: str = ""
-    prefix: str = ""
-    counters: Dict[str, int] = field(default_factory=dict)
-    sources: Dict[str, str] = field(default_factory=dict)
-    ignored: List[str] = field(default_factory=list)
-    unknown: List[str] = field(default_factory=list)
-
-    @property
-    def kind(self) -> str:
-        if self.prototypes:
-            return ("SwAV pretraining" if len(self.prototypes) == 1 else
-                    f"DeepCluster-v2 or SeLa-v2 pretraining ({len(self.prototypes)} prototype heads)")
-        if self.classes and not self.architecture:
-            return "linear probe"
-        if self.layout.startswith("sela"):
-            return "SeLa pretraining"
-        return "classifier" if self.classes else "trunk"
-
-    def describe(self) -> str:
-        """A few lines for people: what `passl-convert` prints."""
-        lines = [("file", f"{self.container}, keys of {LAYOUTS[self.layout].name}"), ("content", self.kind)]
-        if self.architecture:
-            width = "" if self.width is None else f", width x{self.width:g}"
-            lines.append(("architecture", f"{self.architecture}{width}, {self.features} features"))
-        if self.embedding:
-            norm = "with batch norm" if self.head_batch_norm else "without batch norm"
-            lines.append(("projection head", f"{self.hidden} hidden, {norm}, {self.embedding} outputs" if self.hidden
-                          else f"one Linear, {self.embedding} outputs"))
-        if self.prototypes:
-            lines.append(("prototypes", " + ".join(map(str, self.prototypes))))
-        if self.classes:
-            lines.append(("classes", " + ".join(map(str, self.classes))))
-        if self.epoch is not None:
-            lines.append(("epoch", str(self.epoch)))
-        for label, keys in (("left out", self.ignored), ("unknown keys", self.unknown)):
-            if keys:
-                lines.append((label, ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")))
-        return "\n".join(f"{label:<16}{text}" for label, text in lines)
 
 
 def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dict[str, np.ndarray], Found]:
@@ -99,30 +34,78 @@ def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dic
     name = max(candidates, key=lambda candidate: _explained(LAYOUTS[candidate], stripped))
     chosen = LAYOUTS[name]
     if not _explained(chosen, stripped):
-        raise CheckpointError(f"{checkpoint.path}: none of its {len(keys)} keys belongs to a known network (first: "
-                              f"{', '.join(keys[:4]) or 'no arrays at all'})")
+        raise CheckpointError(f"{checkpoint.path}: {_nothing_known(checkpoint)}")
     found = Found(name, checkpoint.format, wrapper=checkpoint.wrapper, prefix=prefix)
     canonical: Dict[str, np.ndarray] = {}
+    duplicates: Dict[str, str] = {}
     paddle_layout = _is_paddle(chosen, stripped)
     for key, short in zip(keys, stripped):
         target = chosen.canonical(short)
+        if target is None and chosen.duplicate(short):
+            duplicates[key] = chosen.duplicate(short)
+            continue
         if target is None:
             (found.ignored if chosen.ignores(short) else found.unknown).append(key)
             continue
         stem, _, leaf = target.rpartition(".")
         if leaf == COUNTER:
-            found.counters[stem] = int(checkpoint.tensors[key].reshape(-1)[0]) if checkpoint.tensors[key].size else 0
+            found.counters[stem] = _counter(checkpoint, key)
+            found.names[key] = target
             continue
-        target = f"{stem}.{_PADDLE_STATISTICS.get(leaf, leaf)}"
+        target = found.names[key] = _torch_name(target)
         if target in canonical:
             raise CheckpointError(f"{checkpoint.path}: '{key}' and '{found.sources[target]}' are both {target}")
         array = checkpoint.tensors[key]
         canonical[target] = array.T if paddle_layout and array.ndim == 2 else array
         found.sources[target] = key
+    for key, target in duplicates.items():
+        _take_duplicate(checkpoint, key, _torch_name(target), canonical, found)
     canonical = _settled(canonical, found, chosen)
+    former = {key: target for target, key in found.sources.items()}
+    found.names = {key: former.get(key, found.names[key]) for key in keys if key in found.names}
     _take_notes(checkpoint, found)
     _measure(canonical, found)
     return canonical, found
+
+
+def _nothing_known(checkpoint: Checkpoint) -> str:
+    """Why a file cannot be recognised, with the places of arrays that were not looked at."""
+    if checkpoint.tensors:
+        return (f"none of its {len(checkpoint.tensors)} keys belongs to a known network (first: "
+                f"{', '.join(list(checkpoint.tensors)[:4]) or 'one array without a name'})")
+    holders = {str(key): len(flatten(value)[0]) for key, value in checkpoint.meta.items() if isinstance(value, Mapping)}
+    shown = ", ".join(f"'{key}' ({count})" for key, count in holders.items() if count)
+    if not shown:
+        return "holds no arrays"
+    return f"its arrays lie under {shown}; save the weights alone, or under 'state_dict' or 'model'"
+
+
+def _counter(checkpoint: Checkpoint, key: str) -> int:
+    array = checkpoint.tensors[key]
+    value = array.reshape(-1)[0] if array.size else 0
+    if array.dtype.kind not in "iuf" or array.size > 1 or not np.isfinite(value) or not abs(float(value)) < 2.0 ** 63:
+        raise CheckpointError(f"{checkpoint.path}: '{key}' is no counter of batches: {str(array.tolist())[:60]}")
+    return int(value)
+
+
+def _torch_name(target: str) -> str:
+    stem, _, leaf = target.rpartition(".")
+    return f"{stem}.{_PADDLE_STATISTICS.get(leaf, leaf)}"
+
+
+def _take_duplicate(checkpoint: Checkpoint, key: str, target: str, canonical: Dict[str, np.ndarray],
+                    found: Found) -> None:
+    """Note that `key` names `target` a second time; a key with values of its own is unknown."""
+    stem, _, leaf = target.rpartition(".")
+    if leaf == COUNTER:
+        same = found.counters.get(stem) == _counter(checkpoint, key)
+    else:
+        array, other = checkpoint.tensors[key], canonical.get(target)
+        same = other is not None and array.dtype == other.dtype and array.tobytes() == other.tobytes()
+    if same:
+        found.names[key] = target
+    else:
+        found.unknown.append(key)
 
 
 def strip_prefixes(keys: List[str]) -> Tuple[str, List[str]]:
@@ -174,6 +157,7 @@ def _settled(canonical: Dict[str, np.ndarray], found: Found, layout: Layout) -> 
         canonical["prototypes.weight"] = (direction * (length.reshape(-1, 1) / norm)).astype(np.float32)
         found.sources["prototypes.weight"] = found.sources.pop("prototypes.weight_v")
         found.sources.pop("prototypes.weight_g")
+        found.names = {key: name for key, name in found.names.items() if not name.startswith("prototypes.weight_")}
     first = "projection_head.0.weight"
     if first in canonical and "projection_head.0.bias" not in canonical:  # lightly: no bias before batch norm
         canonical["projection_head.0.bias"] = np.zeros(canonical[first].shape[0], np.float32)
@@ -182,26 +166,35 @@ def _settled(canonical: Dict[str, np.ndarray], found: Found, layout: Layout) -> 
 
 def _take_notes(checkpoint: Checkpoint, found: Found) -> None:
     """Epoch and BatchNorm counters, from the checkpoint or from an earlier conversion's record."""
-    notes = checkpoint.meta.get(CONVERSION)
-    if isinstance(notes, dict):
-        found.counters.update(notes.get("counters", {}))
-        found.epoch = notes.get("epoch")
+    try:
+        notes = read_notes(checkpoint.meta)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    if notes is not None:
+        found.counters.update(notes.counters)
+        found.epoch = notes.epoch
     for holder in (checkpoint.meta, checkpoint.meta.get("meta")):
-        if isinstance(holder, dict) and isinstance(holder.get("epoch"), int):
-            found.epoch = holder["epoch"]
+        epoch = _whole_number(holder.get("epoch")) if isinstance(holder, dict) else None
+        found.epoch = found.epoch if epoch is None else epoch
+
+
+def _whole_number(value: Any) -> Optional[int]:
+    """A number as int, also from a tensor of one element; None for anything else."""
+    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "iu":
+        return int(value.reshape(-1)[0])
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _measure(canonical: Dict[str, np.ndarray], found: Found) -> None:
     shape = {name: array.shape for name, array in canonical.items()}
-    if "conv1.weight" in shape and len(shape["conv1.weight"]) == 4:
+    if len(shape.get("conv1.weight", ())) == 4:
         _measure_resnet(shape, found)
-    elif "classifier.1.weight" in shape:
-        found.architecture, found.features = "alexnet", shape["classifier.4.weight"][0]
-        found.width = None
-    elif any(TRUNK.match(name) for name in shape):
+    elif "features.4.weight" in shape:  # in a pre-activation ResNet, features.4 is a stage of blocks
+        found.architecture, found.features = "alexnet", _rows(shape, "classifier.4.weight")
+    elif "features.2.0.conv1.weight" in shape:
         found.architecture, found.block = "resnet50-preactivation", "preactivation"
         found.blocks = _count(shape, r"features\.(\d+)\.(\d+)\.", 2)
-        found.features = max((size[0] for name, size in shape.items() if name.startswith("features.5.")), default=0)
+        found.features = max((_rows(shape, name) for name in shape if name.startswith("features.5.")), default=0)
     two_d = {name: size for name, size in shape.items() if len(size) == 2}
     found.prototypes = [two_d[name][0] for name in sorted(two_d, key=_natural) if name.startswith("prototypes.")]
     outputs = [name for name in sorted(two_d, key=_natural) if name.startswith("projection_head.")]
@@ -216,13 +209,18 @@ def _measure(canonical: Dict[str, np.ndarray], found: Found) -> None:
             found.classes.append(two_d[name][0])
 
 
+def _rows(shape: Mapping[str, Tuple[int, ...]], name: str) -> int:
+    """The first size of an array: its outputs; 0 when it is missing or a scalar."""
+    return (shape.get(name) or (0,))[0]
+
+
 def _measure_resnet(shape: Dict[str, Tuple[int, ...]], found: Found) -> None:
     channels, _, found.stem_kernel, _ = shape["conv1.weight"]
     found.width = channels / 64 if channels % 64 == 0 else None
     found.blocks = _count(shape, r"layer(\d)\.(\d+)\.", 1)
     found.block = "bottleneck" if "layer1.0.conv3.weight" in shape else "basic"
     last = "conv3" if found.block == "bottleneck" else "conv2"
-    found.features = shape.get(f"layer4.0.{last}.weight", (0,))[0]
+    found.features = _rows(shape, f"layer4.0.{last}.weight")
     name = _DEPTHS.get((found.block, found.blocks), f"{found.block} {list(found.blocks)}")
     found.architecture = name if found.width in (None, 1) else f"{name}w{found.width:g}"
 

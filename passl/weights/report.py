@@ -9,9 +9,9 @@ import numpy as np
 
 from .convert import PARTS, to_passl_state
 from .errors import CheckpointError
+from .found import Found
 from .keymaps import STATISTICS, TRUNK
 from .reader import Checkpoint, read, widen
-from .recognise import Found
 
 STRICT = ("trunk", "all", "none")
 _ROOTS = ("", "res_model.", "res_model.encoder.", "encoder.")

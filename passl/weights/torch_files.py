@@ -14,7 +14,7 @@ from typing import Any, Dict, FrozenSet, List, Optional
 import numpy as np
 
 from .archive import Archive
-from .constructors import CONSTRUCTORS, element_count, one_of, shape_of
+from .constructors import CONSTRUCTORS, class_only, element_count, empty_array, one_of, shape_of
 from .errors import CheckpointError, UnsafeCheckpoint
 from .pickle_values import Budget, Name
 from .tree import settle
@@ -58,13 +58,22 @@ class TensorReference:
             raise CheckpointError("shape and strides of different length")
 
 
+def _no_lazy_views(metadata: tuple) -> None:
+    """Refuse tensors whose stored numbers are still to be negated or conjugated; weights never are."""
+    flags = metadata[0] if metadata else None
+    if flags and (not isinstance(flags, dict) or any(flags.values())):
+        raise CheckpointError("a conjugate or negative view of a tensor; save tensor.resolve_conj().resolve_neg()")
+
+
 def _rebuild_tensor(arguments, budget):
     storage, offset, shape, strides = one_of(arguments, 4, 6, 7)[:4]
+    _no_lazy_views(arguments[6:])
     return TensorReference(storage, storage.dtype, offset, shape, strides)
 
 
 def _rebuild_tensor_v3(arguments, budget):
     storage, offset, shape, strides, _, _, dtype = one_of(arguments, 7, 8)[:7]
+    _no_lazy_views(arguments[7:])
     kind = str(dtype).replace("torch.", "")
     if kind not in _DTYPE_OF_NAME:
         raise CheckpointError(f"tensors of dtype {str(dtype)[:40]} are not supported")
@@ -78,17 +87,13 @@ def _parameter(arguments, budget):
     return tensor
 
 
-def _storage_class(arguments, budget):
-    raise UnsafeCheckpoint("called directly, which weight files do not do")
-
-
 def _table() -> Dict[str, Any]:
     table = dict(CONSTRUCTORS)
     for storage in STORAGES:
         for module in ("torch", "torch.cuda"):
-            table[f"{module}.{storage}"] = _storage_class
+            table[f"{module}.{storage}"] = class_only
     for storage in _UNTYPED:
-        table[storage] = _storage_class
+        table[storage] = class_only
     for name in list(_DTYPE_OF_NAME) + ["uint16", "complex32"]:
         table[f"torch.{name}"] = f"torch.{name}"
     table.update({
@@ -109,12 +114,11 @@ TORCH_CONSTRUCTORS = _table()
 class Storages:
     """Storages of one file: references while its pickle is read, byte views afterwards."""
 
-    def __init__(self, file_size: int):
+    def __init__(self, budget: Budget):
         self.references: Dict[str, StorageReference] = {}
         self.views: Dict[str, memoryview] = {}
         self.byteorder = "<"
-        # tensors may overlap, but a file whose tensors claim many times its size is built to exhaust memory
-        self.claimable = 8 * file_size + (64 << 20)
+        self.budget = budget
 
     def persistent(self, identity: Any) -> StorageReference:
         """Handle ('storage', class, key, location, element count[, legacy view])."""
@@ -153,17 +157,16 @@ class Storages:
             raise CheckpointError(f"storage '{node.storage.key[:40]}' is not in the file")
         itemsize, count = node.dtype.itemsize, element_count(node.shape)
         first = node.storage.start + node.offset
-        last = first + sum((size - 1) * stride for size, stride in zip(node.shape, node.strides))
+        strides = [stride if size > 1 else 0 for size, stride in zip(node.shape, node.strides)]  # the rest is unused
+        last = first + sum((size - 1) * stride for size, stride in zip(node.shape, strides))
         if count and (last + 1) * itemsize > len(view):
             raise CheckpointError(f"a tensor of shape {node.shape} reaches element {last} of a storage of "
                                   f"{len(view) // itemsize}")
-        self.claimable -= count * itemsize
-        if self.claimable < 0:
-            raise UnsafeCheckpoint("the tensors claim many times the bytes of the file")
+        self.budget.claim(count * itemsize)  # tensors may overlap, within reason
         if not count:
-            return np.zeros(node.shape, node.dtype)
+            return empty_array(node.shape, node.dtype)
         flat = np.frombuffer(view[first * itemsize:(last + 1) * itemsize], node.dtype.newbyteorder(self.byteorder))
-        array = np.lib.stride_tricks.as_strided(flat, node.shape, [stride * itemsize for stride in node.strides],
+        array = np.lib.stride_tricks.as_strided(flat, node.shape, [stride * itemsize for stride in strides],
                                                 writeable=False)
         return array if array.dtype.isnative else array.astype(node.dtype)
 
@@ -176,11 +179,11 @@ def read_zip(data: memoryview, archive: Archive, inert: FrozenSet[str]) -> Any:
     prefix = records[0][:-len("data.pkl")]
     if prefix + "constants.pkl" in archive.names():
         raise UnsafeCheckpoint("a TorchScript archive holds code, not a state dict; save model.state_dict() instead")
-    storages = Storages(len(data))
+    budget = Budget(len(data))
+    storages = Storages(budget)
     if prefix + "byteorder" in archive.names():
         storages.byteorder = ">" if bytes(archive.read(prefix + "byteorder")) == b"big" else "<"
-    machine = PickleMachine(archive.read(records[0]), TORCH_CONSTRUCTORS, 0, storages.persistent, inert,
-                            Budget(len(data)))
+    machine = PickleMachine(archive.read(records[0]), TORCH_CONSTRUCTORS, 0, storages.persistent, inert, budget)
     tree, _ = machine.run()
     for key, reference in storages.references.items():
         name = f"{prefix}data/{key}"
@@ -191,13 +194,13 @@ def read_zip(data: memoryview, archive: Archive, inert: FrozenSet[str]) -> Any:
             raise CheckpointError(f"storage '{key[:40]}' claims {storages.size_of(reference)} bytes, its record has "
                                   f"{len(view)}")
         storages.views[key] = view
-    return settle(tree, storages.resolve, machine.steps)
+    return settle(tree, storages.resolve, budget)
 
 
 def is_legacy(data: memoryview) -> bool:
     """True when the file begins with the pickled magic number of the legacy stream."""
     magic = LEGACY_MAGIC.to_bytes(10, "little")
-    return bytes(data[:16]).find(b"\x8a\x0a" + magic) >= 0
+    return bytes(data[:32]).find(b"\x8a\x0a" + magic) >= 0  # protocols 4 and 5 put a frame before it
 
 
 def read_legacy(data: memoryview, inert: FrozenSet[str]) -> Any:
@@ -209,7 +212,7 @@ def read_legacy(data: memoryview, inert: FrozenSet[str]) -> Any:
         header.append(value)
     if header[0] != LEGACY_MAGIC or header[1] != LEGACY_PROTOCOL:
         raise CheckpointError(f"legacy PyTorch stream of unknown protocol {str(header[1])[:40]}")
-    storages = Storages(len(data))
+    storages = Storages(budget)
     machine = PickleMachine(data, TORCH_CONSTRUCTORS, position, storages.persistent, inert, budget)
     tree, position = machine.run()
     keys, position = PickleMachine(data, CONSTRUCTORS, position, budget=budget).run()
@@ -226,4 +229,4 @@ def read_legacy(data: memoryview, inert: FrozenSet[str]) -> Any:
                                   f"and has {max(0, len(data) - position - 8)} bytes left")
         storages.views[key] = data[position + 8:position + 8 + size]
         position += 8 + size
-    return settle(tree, storages.resolve, machine.steps)
+    return settle(tree, storages.resolve, budget)

@@ -5,15 +5,17 @@ one side with neither framework nor layout tricks in it.
 """
 from __future__ import annotations
 
-from typing import Dict, Mapping
+import re
+from typing import Dict, Iterator, List, Mapping
 
 import numpy as np
 
 from .errors import CheckpointError
+from .found import Found
 from .reader import widen
-from .recognise import Found
 
 _EPSILON = 1e-5  # BatchNorm, both frameworks
+_CLASSIFIER = re.compile(r"(fc|linear|top_layer\d+|projection_head)\.weight")
 
 
 def fixed_input(size: int = 64, batch: int = 2) -> np.ndarray:
@@ -21,16 +23,53 @@ def fixed_input(size: int = 64, batch: int = 2) -> np.ndarray:
     return np.random.RandomState(20200617).standard_normal((batch, 3, size, size)).astype(np.float32)
 
 
+class _Widened(Mapping[str, np.ndarray]):
+    """Weights as float64, one at a time: all at once they would be three copies of the model."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray]):
+        self._weights = weights
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return widen(self._weights[name]).astype(np.float64)
+
+    def __contains__(self, name) -> bool:
+        return name in self._weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def check_verifiable(canonical: Mapping[str, np.ndarray], found: Found) -> None:
+    """CheckpointError for weights that `numpy_forward` has no forward pass for, before anything is converted."""
+    if found.block not in ("basic", "bottleneck"):
+        what = found.architecture or "heads without a trunk"
+        raise CheckpointError(f"verification knows torchvision-shaped ResNets, not {what}; convert without it")
+    odd = [f"{stem}.weight" for stem in classifiers(canonical, found)
+           if canonical[f"{stem}.weight"].shape[1] != found.features]
+    odd += [name for name in canonical if name.startswith("bn.")]
+    if odd:
+        raise CheckpointError(f"verification knows classifiers on pooled features, not {', '.join(odd[:3])}; convert "
+                              "without it")
+
+
+def classifiers(canonical: Mapping[str, np.ndarray], found: Found) -> List[str]:
+    """Names of the Linear layers whose outputs are classes or clusters, in the order of their logits."""
+    matches = sorted(filter(None, map(_CLASSIFIER.fullmatch, canonical)), key=lambda match: (len(match[0]), match[0]))
+    return [match[1] for match in matches if match[1] != "projection_head" or not found.embedding]
+
+
 def numpy_forward(canonical: Mapping[str, np.ndarray], found: Found, images: np.ndarray) -> Dict[str, np.ndarray]:
     """Outputs of a ResNet with canonical weights in evaluation mode, computed in float64.
 
     images: [B, 3, H, W]. Returns "features" [B, F] (pooled trunk) and, where the weights have them, "embedding" [B, D]
-    (L2-normalised when prototypes follow) and "scores" [B, K] (all prototype heads side by side).
-    CheckpointError for networks other than torchvision-shaped ResNets.
+    (L2-normalised when prototypes follow), "scores" [B, K] (all prototype heads side by side) and "logits" (of all
+    classifiers side by side). CheckpointError for what `check_verifiable` refuses.
     """
-    if found.block not in ("basic", "bottleneck"):
-        raise CheckpointError(f"verification knows ResNets, not {found.architecture or 'heads without a trunk'}")
-    weights = {name: widen(array).astype(np.float64) for name, array in canonical.items()}
+    check_verifiable(canonical, found)
+    weights = _Widened(canonical)
     small_stem = found.stem_kernel == 3
     x = _relu(_norm(weights, "bn1", _convolution(images.astype(np.float64), weights["conv1.weight"],
                                                  1 if small_stem else 2)))
@@ -47,11 +86,21 @@ def numpy_forward(canonical: Mapping[str, np.ndarray], found: Found, images: np.
         names = (["prototypes.weight"] if "prototypes.weight" in weights else
                  [f"prototypes.prototypes{head}.weight" for head in range(len(found.prototypes))])
         outputs["scores"] = np.concatenate([outputs["embedding"] @ weights[name].T for name in names], axis=1)
+    stems = classifiers(canonical, found)
+    if stems:
+        outputs["logits"] = np.concatenate([outputs["features"] @ weights[f"{stem}.weight"].T
+                                            + (weights[f"{stem}.bias"] if f"{stem}.bias" in weights else 0)
+                                            for stem in stems], axis=1)
     return outputs
 
 
 def paddle_network(state: Mapping[str, np.ndarray], found: Found):
-    """Our Paddle network of what was found, in evaluation mode, every weight filled from a state of PASSL names."""
+    """Our Paddle network of what was found, in evaluation mode, every weight filled from a state of PASSL names.
+
+    `network.classifiers` are Linear layers on its features, one for each of `classifiers`.
+    """
+    import paddle
+
     from passl.models.multi_crop import MultiCropNetwork
     from passl.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -64,6 +113,14 @@ def paddle_network(state: Mapping[str, np.ndarray], found: Found):
     network = MultiCropNetwork(trunk, bool(found.prototypes), found.hidden, found.embedding, prototypes or 0,
                                found.head_batch_norm)
     load_into(network, state, strict="all")
+    canonical = {name.replace("res_model.", "").replace("linear.linear.", "linear."): array
+                 for name, array in state.items()}
+    network.classifiers = paddle.nn.LayerList()
+    for stem in classifiers(canonical, found):
+        bias = canonical.get(f"{stem}.bias")
+        layer = paddle.nn.Linear(*canonical[f"{stem}.weight"].shape, bias_attr=None if bias is not None else False)
+        load_into(layer, {leaf: canonical[f"{stem}.{leaf}"] for leaf in layer.state_dict()}, strict="all")
+        network.classifiers.append(layer)
     network.eval()
     return network
 
@@ -81,13 +138,20 @@ def paddle_forward(network, found: Found, images: np.ndarray) -> Dict[str, np.nd
             outputs["scores"] = paddle.concat(scores, axis=1) if isinstance(scores, list) else scores
         elif found.embedding:
             outputs["embedding"] = network.project(features)
+        if len(network.classifiers):
+            outputs["logits"] = paddle.concat([layer(features) for layer in network.classifiers], axis=1)
     return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
 def largest_differences(ours: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> Dict[str, float]:
-    """max |a - b| over max |b| for every output that both have (a trunk file has no scores)."""
-    return {name: float(np.abs(ours[name] - reference[name]).max() / max(np.abs(reference[name]).max(), 1e-30))
-            for name in reference if name in ours}
+    """max |a - b| over max |b| for every output that both have: a trunk file has no scores, and a torchvision file only
+    the first of several cluster heads."""
+    differences = {}
+    for name in reference:
+        if name in ours:
+            expected = reference[name][:, :ours[name].shape[1]]
+            differences[name] = float(np.abs(ours[name] - expected).max() / max(np.abs(expected).max(), 1e-30))
+    return differences
 
 
 def _convolution(x: np.ndarray, weight: np.ndarray, stride: int) -> np.ndarray:

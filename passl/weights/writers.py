@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import struct
 import tempfile
 import zipfile
@@ -30,14 +31,14 @@ def written_aside(path: str) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends without an error, and vanishes otherwise."""
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".", suffix=".part")
+    aside = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part"  # opened by name, so that it gets the user's umask
     try:
-        with os.fdopen(handle, "w+b") as file:
+        with open(aside, "x+b") as file:
             yield file
-        os.chmod(aside, 0o644)
         os.replace(aside, path)
     except BaseException:
-        os.unlink(aside)
+        with contextlib.suppress(FileNotFoundError):  # when it could not even be opened
+            os.unlink(aside)
         raise
 
 
@@ -50,13 +51,16 @@ class PickleWriter:
         self.write(bytes([0x80, protocol]))
 
     def name(self, module: str, name: str) -> None:
+        """A global, as text."""
         self.write(f"c{module}\n{name}\n".encode())
 
     def text(self, value: str) -> None:
+        """A string in UTF-8."""
         data = value.encode("utf-8")
         self.write(b"X" + struct.pack("<I", len(data)) + data)
 
     def integer(self, value: int) -> None:
+        """A whole number in the shortest opcode that holds it."""
         if 0 <= value < 256:
             self.write(b"K" + bytes([value]))
         elif -(1 << 31) <= value < 1 << 31:
@@ -66,12 +70,14 @@ class PickleWriter:
             self.write(b"\x8a" + bytes([len(data)]) + data)
 
     def tuple(self, values) -> None:
+        """A tuple of anything `value` takes."""
         self.write(b"(")
         for value in values:
             self.value(value)
         self.write(b"t")
 
     def value(self, value: Any) -> None:
+        """Whatever it is; TypeError for what weight files do not hold."""
         if isinstance(value, np.ndarray):
             self.leaf(self, value)
         elif value is None:
@@ -105,20 +111,17 @@ class PickleWriter:
             raise TypeError(f"cannot write a {type(value).__name__} into a weight file")
 
     def stop(self) -> None:
+        """The end of the pickle."""
         self.write(b".")
 
 
 def write_paddle(path: str, tree: Mapping[str, Any]) -> None:
-    """The file `paddle.save(tree, path)` writes (pickle protocol 4); readable by Paddle with numpy 1 and 2."""
+    """The file `paddle.save(tree, path)` writes (pickle protocol 4 of numpy arrays); readable by Paddle with numpy 1
+    and 2, and by detectron2 as `.pkl`."""
     with written_aside(path) as file:
         writer = PickleWriter(file, 4, _numpy_leaf)
         writer.value(tree)
         writer.stop()
-
-
-def write_pickle(path: str, tree: Mapping[str, Any]) -> None:
-    """A pickle of numpy arrays (protocol 4) under any suffix: what detectron2 reads as `.pkl`."""
-    write_paddle(path, tree)
 
 
 def _numpy_leaf(writer: PickleWriter, array: np.ndarray) -> None:

@@ -154,6 +154,16 @@ def test_one_problem(problems, override, expected):
     assert problems(override) == [f"-o {override}: {expected}"]
 
 
+@pytest.mark.parametrize("key, value, expected", [
+    ("incr_ratio", "1", "must be above 1, or the scale never grows, got 1.0 (float)"),
+    ("decr_ratio", "0", "must lie between 0 and 1, or the scale never shrinks, got 0.0 (float)"),
+    ("decr_ratio", "1", "must lie between 0 and 1, or the scale never shrinks, got 1.0 (float)"),
+])
+def test_loss_scaling_that_does_not_adapt_is_refused(problems, key, value, expected):
+    override = f"FP16.GradScaler.{key}={value}"
+    assert problems("FP16.level=O1", override) == [f"-o {override}: FP16.GradScaler.{key}: {expected}"]
+
+
 def test_missing_sections_and_places_of_list_items(problems):
     assert problems(text="Metric:\n  Eval:\n    - TopkAcc: {topk: [1, 5]}\n    - TopkAc:\n") == [
         "missing required key Global (The run as a whole.)",

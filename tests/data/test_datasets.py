@@ -48,6 +48,11 @@ def test_size_dataset_takes_the_first_files(image_tree):
     (dict(min_scale_crops=[0.3, 0.5]), r"crop scale \[0.5, 0.3\] must satisfy"),
     (dict(flip_probability=1.5), "flip_probability is 1.5; a probability lies between 0 and 1"),
     (dict(blur_sigma=[2.0, 0.1]), "blur_sigma is .2.0, 0.1.; .* smallest first"),
+    (dict(blur_sigma=[1.0]), "blur_sigma is .1.0.; expected two standard deviations"),
+    (dict(aspect_ratio=[0, 1]), "aspect_ratio is .0, 1.; expected the smallest and the largest"),
+    (dict(aspect_ratio=[2, 1]), "aspect_ratio is .2, 1.; expected the smallest and the largest"),
+    (dict(aspect_ratio=[1]), "aspect_ratio is .1.; expected the smallest and the largest"),
+    (dict(brightness=-1), "brightness is -1; a strength is at least 0"),
     (dict(hue=0.4, jitter_strength=1.5), "hue x jitter_strength is 0.6"),
     (dict(image_errors="ignore"), "image_errors is 'ignore'; it must be 'error' or 'skip'")])
 def test_bad_values(image_tree, change, said):

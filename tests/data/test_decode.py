@@ -63,6 +63,23 @@ def test_sixteen_bits_are_scaled_not_clipped(kind):
     assert (result == result[..., :1]).all()
 
 
+@pytest.mark.parametrize("values, expected", [
+    (np.linspace(0, 1, 60, dtype=np.float32), lambda v: np.rint(v * 255)),
+    (np.linspace(0, 255, 60, dtype=np.float32), np.rint),
+    (np.linspace(0, 255, 60).astype(np.int32), lambda v: v),
+    (np.linspace(0, 65535, 60).astype(np.int32), lambda v: np.rint(v / 257.0))], ids=["0..1", "0..255", "int", "int16"])
+def test_grey_values_of_many_bits_are_brought_to_eight(values, expected):
+    result = decode_image(encoded(Image.fromarray(values.reshape(6, 10)), "TIFF"))
+    np.testing.assert_array_equal(result[..., 0], expected(values.reshape(6, 10)))
+
+
+@pytest.mark.parametrize("values", [[-1.0, 0.5], [0.0, 300.0], [0.0, np.nan]])
+def test_grey_values_on_no_known_scale_are_refused(values):
+    picture = Image.fromarray(np.array([values], np.float32))
+    with pytest.raises(DataError, match="depth.tif: grey values from .* expected 0..1, 0..255 or 0..65535"):
+        decode_image(encoded(picture, "TIFF"), "depth.tif")
+
+
 def test_truncated_jpeg_is_refused_at_any_cut(picture):
     data = encoded(Image.fromarray(picture), "JPEG")
     for length in (3, 20, 200, len(data) // 2, len(data) - 50):

@@ -55,6 +55,8 @@ def test_list_files(tmp_path):
     (tmp_path / "plain.txt").write_text("b/my photo 1.jpg\n\na/2.jpg\n")
     samples = find_samples(str(tmp_path / "plain.txt"), labelled=False)
     assert names(samples, tmp_path) == ["b/my photo 1.jpg", "a/2.jpg"] and samples.labels.tolist() == [-1, -1]
+    (tmp_path / "marked.txt").write_text("a/2.jpg\n", encoding="utf-8-sig")  # as some editors on Windows save it
+    assert names(find_samples(str(tmp_path / "marked.txt"), False), tmp_path) == ["a/2.jpg"]
     (tmp_path / "labelled.txt").write_text("b/my photo.jpg 7\n/elsewhere/2.jpg\t3\n")
     samples = find_samples(str(tmp_path / "labelled.txt"), labelled=True)
     assert samples.path(1) == "/elsewhere/2.jpg" and samples.labels.tolist() == [7, 3]

@@ -11,6 +11,24 @@ from passl.distributed import RankFailure, check_gradients_agree, convert_batch_
 from tests.distributed.ranks import run_ranks
 
 PER_RANK = 4
+MEBIBYTE = 2 ** 20
+
+
+def test_buckets_of_the_published_network():
+    """The gradient row of docs/distributed.md: what paddle.DataParallel asks for when `wrap` builds it."""
+    from paddle.base import core
+
+    if not hasattr(core, "eager_assign_group_by_size"):
+        pytest.skip("this Paddle does not tell how it groups gradients")
+    from passl.methods.swav import SwAV
+
+    network = {"type": "resnet50", "normalize": True, "hidden_mlp": 2048, "output_dim": 128, "nmb_prototypes": 3000}
+    parameters = [one for one in SwAV(network).model.parameters() if not one.stop_gradient]
+    sizes = [1 * MEBIBYTE, 25 * MEBIBYTE]  # the last bucket to be sent, the others
+    buckets = core.eager_assign_group_by_size(parameters, [False] * len(parameters), sizes)
+    bytes_of = [4 * sum(parameters[index].size for index in bucket) for bucket in buckets]
+    assert sum(bytes_of) == 113_419_008
+    assert [round(size / MEBIBYTE) for size in bytes_of] == [2, 26, 28, 30, 23]  # 22.5 is 23 as the page has it
 
 
 class TwoCropNet(nn.Layer):

@@ -51,6 +51,7 @@ def test_local_rank_follows_from_the_endpoints():
         ({"PADDLE_TRAINERS_NUM": None}, "PADDLE_TRAINER_ID=1 is set but PADDLE_TRAINERS_NUM is not"),
         ({"PADDLE_TRAINERS_NUM": "two"}, "PADDLE_TRAINERS_NUM='two' must be a whole number of at least 1"),
         ({"PADDLE_TRAINERS_NUM": "0"}, "PADDLE_TRAINERS_NUM='0' must be"),
+        ({"PADDLE_TRAINERS_NUM": "1"}, "PADDLE_TRAINER_ID=1 but PADDLE_TRAINERS_NUM=1: the only process is rank 0"),
         ({"PADDLE_TRAINER_ID": "2"}, "ranks go from 0 to 1"),
         ({"PADDLE_TRAINER_ID": "-1"}, "PADDLE_TRAINER_ID='-1' must be"),
         ({"PADDLE_TRAINERS_NUM": "3"}, "names 2 processes but PADDLE_TRAINERS_NUM=3"),

@@ -54,13 +54,25 @@ def test_unequal_nodes_are_refused(tmp_path, form):
 
 
 def test_arguments_on_gpus(tmp_path):
-    expected = "--nnodes=2 --master=node09:23456 --devices=0,1,2,3,4,5,6,7"
+    expected = "--nnodes=2 --master=node09:23456 --nproc_per_node=8"
     assert arguments(tmp_path).stdout.strip() == expected
 
 
+@pytest.mark.parametrize("visible, selected", [("4,5", ["0", "1"]), ("GPU-8f2a,GPU-c01d", ["0", "1"])])
+def test_the_launcher_takes_the_visible_gpus_in_their_order(tmp_path, monkeypatch, visible, selected):
+    from paddle.distributed.launch.context.device import Device
+
+    run = arguments(tmp_path, SLURM_TASKS_PER_NODE="2(x2)", CUDA_VISIBLE_DEVICES=visible)
+    assert run.stdout.split()[-1] == "--nproc_per_node=2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    device = Device.parse_device()
+    assert device.get_selected_devices(None) == selected  # what it puts in FLAGS_selected_gpus, one a rank
+    with pytest.raises(ValueError):
+        device.get_selected_devices("0,1")  # what --devices=0,1 comes to
+
+
 def test_twelve_ranks_a_node(tmp_path):
-    devices = ",".join(map(str, range(12)))
-    assert arguments(tmp_path, SLURM_TASKS_PER_NODE="12(x2)").stdout.strip().endswith(f"--devices={devices}")
+    assert arguments(tmp_path, SLURM_TASKS_PER_NODE="12(x2)").stdout.strip().endswith("--nproc_per_node=12")
 
 
 def test_arguments_on_cpu(tmp_path):
@@ -85,7 +97,7 @@ def test_batch_script(tmp_path, status, requeued):
     line = next(line for line in run.stdout.splitlines() if line.startswith("srun "))
     assert "--ntasks=2 --ntasks-per-node=1 --cpus-per-task=48" in line
     assert line.endswith(
-        "python -m paddle.distributed.launch --nnodes=2 --master=node09:23456 --devices=0,1,2,3,4,5,6,7 "
+        "python -m paddle.distributed.launch --nnodes=2 --master=node09:23456 --nproc_per_node=8 "
         "--log_dir=logs/123456 passl-train -o Global.checkpoint=auto -c some.yaml -o Global.seed=3"
     )
     assert ("scontrol requeue 123456" in run.stdout) is requeued
@@ -95,3 +107,18 @@ def test_batch_script_gives_up_after_some_restarts(tmp_path):
     stand_in(tmp_path, "srun", "exit 75")
     run = bash(tmp_path, f"bash {SCRIPTS}/pretrain.sbatch", **allocation(SLURM_RESTART_COUNT="3"))
     assert run.returncode == 75 and "requeue" not in run.stdout
+
+
+def test_time_limit_lets_the_ranks_save_and_requeues_once(tmp_path):
+    # srun waits until scancel signals it, then takes a second, as ranks do that finish their step and save.
+    stand_in(tmp_path, "srun", f"""
+trap 'sleep 1; echo "ranks saved"; exit 15' TERM
+echo $$ > {tmp_path}/srun.pid
+kill -USR1 "$BATCH"
+for _ in $(seq 100); do sleep 0.1; done
+exit 75""")
+    stand_in(tmp_path, "scancel", f'echo "scancel $*"; kill -TERM "$(cat {tmp_path}/srun.pid)"')
+    run = bash(tmp_path, f"export BATCH=$$; exec bash {SCRIPTS}/pretrain.sbatch -c some.yaml", **allocation())
+    assert run.returncode == 15, run.stderr
+    happened = [line for line in run.stdout.splitlines() if line.startswith(("scancel", "ranks", "scontrol"))]
+    assert happened == ["scancel --signal=TERM 123456", "ranks saved", "scontrol requeue 123456"]

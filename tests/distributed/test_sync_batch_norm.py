@@ -7,7 +7,7 @@ import pytest
 from paddle import nn
 
 from passl import distributed
-from passl.distributed.sync_batch_norm import combine_moments, convert_batch_norm, group_size
+from passl.distributed.sync_batch_norm import _JointNormalise, combine_moments, convert_batch_norm, group_size
 from tests.distributed.ranks import run_ranks
 
 ROWS = [3, 5, 2]  # unequal on purpose
@@ -137,6 +137,33 @@ def test_groups_share_statistics_among_their_own_ranks_only(tmp_path):
                 assert run.result["frozen"]
     finally:
         paddle.set_default_dtype("float32")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_keeps_its_inputs_as_they_are_and_computes_in_float32_at_least(dtype):
+    random = numpy.random.RandomState(1)
+    values, slope = random.standard_normal([8, 4, 3, 2]) * 2 + 5, random.standard_normal([8, 4, 3, 2])
+    wide = "float64" if dtype == "float64" else "float32"
+    weight = paddle.to_tensor([1.0, -2.0, 0.5, 3.0], dtype=wide, stop_gradient=False)
+    bias = paddle.to_tensor([0.0, 1.0, -1.0, 2.0], dtype=wide, stop_gradient=False)
+    inputs = paddle.to_tensor(values, dtype=dtype, stop_gradient=False)
+    saved = []
+    with paddle.autograd.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        outputs, *_ = _JointNormalise.apply(inputs, weight, bias, 1e-5, False, None)
+    assert [tensor.dtype for tensor in saved if tensor.shape == inputs.shape] == [inputs.dtype]
+    assert sum(tensor.size for tensor in saved) == inputs.size + 4 + 2 * 4 + 1
+
+    (outputs.astype(wide) * paddle.to_tensor(slope, dtype=wide)).sum().backward()
+    plain = nn.BatchNorm2D(4)
+    plain.weight.set_value(weight.astype("float32"))
+    plain.bias.set_value(bias.astype("float32"))
+    reference = inputs.detach().astype("float32")
+    reference.stop_gradient = False
+    expected = plain(reference)
+    (expected * paddle.to_tensor(slope, dtype="float32")).sum().backward()
+    rounding = {"float16": 2e-3, "bfloat16": 2e-2}.get(dtype, 1e-5)
+    for actual, wanted in ((outputs, expected), (inputs.grad, reference.grad), (weight.grad, plain.weight.grad)):
+        numpy.testing.assert_allclose(actual.astype("float32").numpy(), wanted.numpy(), rtol=rounding, atol=rounding)
 
 
 def test_one_process_is_left_alone():

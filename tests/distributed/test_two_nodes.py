@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import List
@@ -16,13 +15,10 @@ import pytest
 
 from passl.distributed.watchdog import LOST_RANK_EXIT_CODE
 from passl.engine import checkpoint
-from tests.distributed.ranks import REPOSITORY
+from tests.distributed.launched import LAUNCH, end, launch_environment, rank_logs, start
 from tests.engine.runs import write_config, write_images
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
-
-# What pip writes for the entry point of pyproject.toml; the launcher looks for the command on PATH.
-COMMAND = f"#!{sys.executable}\nimport sys\n\nfrom passl.cli.train import main\n\nsys.exit(main())\n"
 
 
 def ip(*arguments: str) -> None:
@@ -67,22 +63,12 @@ class TwoNodes:
     def launch(self, folder: Path, port: int, arguments: List[str]) -> List[subprocess.Popen]:
         """The same launch line on both nodes; outputs in `folder/<node>/workerlog.0`."""
         folder.mkdir()
-        (folder / "passl-train").write_text(COMMAND)
-        (folder / "passl-train").chmod(0o755)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PADDLE_", "FLAGS_"))}
-        environment.update(PADDLE_DISTRI_BACKEND="gloo", OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY))
-        environment["PATH"] = f"{folder}{os.pathsep}{environment['PATH']}"
-        line = ["-m", "paddle.distributed.launch", "--nnodes=2", f"--master={self.addresses[0]}:{port}"]
+        environment = launch_environment(folder)
         launched = []
         for node, name in enumerate(self.names):
-            command = ["ip", "netns", "exec", name, sys.executable, *line, "--nproc_per_node=1", f"--rank={node}"]
-            command += [f"--log_dir={folder / str(node)}", "passl-train", *arguments]
-            with open(folder / f"launcher.{node}", "wb") as output:
-                launched.append(
-                    subprocess.Popen(
-                        command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-                    )
-                )
+            command = ["ip", "netns", "exec", name, *LAUNCH, "--nnodes=2", f"--master={self.addresses[0]}:{port}"]
+            command += ["--nproc_per_node=1", f"--rank={node}", f"--log_dir={folder / str(node)}", "passl-train"]
+            launched.append(start([*command, *arguments], folder / f"launcher.{node}", environment))
         return launched
 
 
@@ -99,22 +85,9 @@ def nodes():
     two.remove()
 
 
-def end(launched) -> None:
-    for process in launched:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
-
-
 def worker_logs(folder: Path) -> List[str]:
     """What the rank of each node printed, in node order; empty for a node that has not begun."""
-    logs = []
-    for node in (0, 1):
-        files = sorted((folder / str(node)).glob("workerlog.*"))
-        logs.append("".join(file.read_text(errors="replace") for file in files))
-    return logs
+    return ["".join(rank_logs(folder / str(node))) for node in (0, 1)]
 
 
 def test_cut_link_ends_both_nodes_and_the_run_resumes(nodes, tmp_path):

@@ -37,7 +37,7 @@ def test_trains_and_resumes_exactly(example):
     assert straight.method.sharpness == 0.05
     before = state(straight)
     straight.run()
-    trainer(example, "Global.max_train_step=7").run()  # in the middle of the second epoch
+    trainer(example, "Global.max_train_step=7", "Global.overwrite=True").run()  # in the middle of the second epoch
     resumed = trainer(example, f"Global.checkpoint={straight.folder / 'latest'}")
     resumed.run()
     after = state(straight)

@@ -1,4 +1,6 @@
 """One folder of images and one uninterrupted run for all tests of the engine in a process."""
+import signal
+
 import pytest
 
 from tests.engine.runs import state_of, trainer, write_config, write_images
@@ -12,6 +14,15 @@ def images(tmp_path_factory):
 @pytest.fixture
 def config(tmp_path, images):
     return write_config(tmp_path, images)
+
+
+@pytest.fixture
+def signals_restored():
+    """The handlers of SIGTERM and SIGINT as they were, after the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

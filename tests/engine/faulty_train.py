@@ -1,11 +1,13 @@
-"""`passl-train` with something going wrong on one rank; for test_faults.py.
+"""`passl-train` with something going wrong on one rank; for tests.
 
     python -m tests.engine.faulty_train FAULT RANK STEP <arguments of passl-train>
 
 nan: the loss of that rank becomes NaN at that step. full_disk: from that step on the rank's files end at 32 kB.
+slow: that step takes four seconds longer on that rank.
 """
 import resource
 import sys
+import time
 
 from passl import distributed
 from passl.cli.train import main
@@ -18,6 +20,9 @@ def break_steps(fault: str, step: int) -> None:
 
     def train_step(trainer, batches, interrupt):
         if trainer.step != step:
+            return original(trainer, batches, interrupt)
+        if fault == "slow":
+            time.sleep(4)
             return original(trainer, batches, interrupt)
         if fault == "full_disk":
             resource.setrlimit(resource.RLIMIT_FSIZE, (32768, 32768))

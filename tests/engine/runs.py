@@ -51,10 +51,12 @@ def write_config(folder: Path, images: Path, output="output") -> Path:
 
 
 def trainer(config_path: Path, *overrides):
-    """A Trainer with its output folder made, as the command does before building it."""
+    """A Trainer with its device selected and its output folder made, as the command does before building it."""
+    from passl.engine import environment
     from passl.engine.trainer import Trainer
 
     config = check(load_config(str(config_path), list(overrides)))
+    environment.select_device(config.Global.device)
     (Path(config.Global.output_dir) / config.Model.name).mkdir(parents=True, exist_ok=True)
     return Trainer(config)
 

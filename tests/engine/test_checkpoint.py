@@ -25,7 +25,8 @@ def test_layout_is_passl_with_a_manifest(finished):
     assert "epoch_1" not in names and "epoch_1.pdparams" not in names  # max_num_latest_checkpoint: 2
     assert len(os.listdir(finished.folder / "checkpoints")) == 2  # latest is epoch_3
     manifest = json.loads((finished.folder / "latest" / "manifest.json").read_text())
-    assert set(manifest["files"]) == {"passl.pdparams", "passl.pdopt", "passl.pdstates", "rank_0.pdstates"}
+    assert set(manifest["files"]) == {"passl.pdparams", "passl.pdopt", "passl.pdstates", "rank_0.pdstates",
+                                      "config.yaml"}
     weights = paddle.load(str(finished.folder / "latest.pdparams"))
     assert "res_model.encoder.conv1.weight" in weights and "res_model.prototypes.weight" in weights
 
@@ -39,7 +40,7 @@ def test_keep_none_and_keep_all(config):
     run = trainer(config, "Global.max_num_latest_checkpoint=0", "Global.epochs=2")
     run.run()
     assert not list(run.folder.glob("epoch_*")) and (run.folder / "latest").exists()
-    run = trainer(config, "Global.max_num_latest_checkpoint=-1", "Global.epochs=3")
+    run = trainer(config, "Global.max_num_latest_checkpoint=-1", "Global.epochs=3", "Global.overwrite=True")
     run.run()
     assert len([p for p in run.folder.glob("epoch_*") if p.is_dir()]) == 3
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.engine.runs import assert_same_state, state_of, trainer, write_config
 
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
 
 def command(config, *overrides):
     return [sys.executable, "-m", "passl.cli.train", "-c", str(config), "-o", "Global.save_step_interval=1", *overrides]
@@ -34,7 +36,6 @@ def wait_for_new_step(process, folder, known, timeout=60):
         time.sleep(0.005)
 
 
-@pytest.mark.slow
 def test_killed_again_and_again_the_run_ends_as_if_it_never_was(tmp_path, images, straight_run, repository):
     config = write_config(tmp_path, images)
     folder = tmp_path / "output" / "SwAV"
@@ -54,7 +55,6 @@ def test_killed_again_and_again_the_run_ends_as_if_it_never_was(tmp_path, images
     assert not list((folder / "checkpoints").glob(".*")), "remains of an interrupted write"
 
 
-@pytest.mark.slow
 def test_sigterm_ends_the_command_with_success_and_the_resume_line(tmp_path, images, repository):
     config = write_config(tmp_path, images)
     folder = tmp_path / "output" / "SwAV"
@@ -63,4 +63,4 @@ def test_sigterm_ends_the_command_with_success_and_the_resume_line(tmp_path, ima
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert f"resume with -o Global.checkpoint={folder / 'latest'}" in output
+    assert f"resume with passl-train -c {folder}/config.yaml -o Global.checkpoint={folder / 'latest'}" in output

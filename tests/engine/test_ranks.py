@@ -91,13 +91,14 @@ def break_last_rank(run):
     run.method.training_step = training_step
 
 
-def train_variants(config):
-    """Every step of every variant on this rank, whose share is 1/n of the global batch.
+def train_variants(config, names):
+    """Every step of the named variants on this rank, whose share is 1/n of the global batch.
 
     In float64: a network this deep on batches this small multiplies rounding errors by a thousand in each step.
     """
     result = {}
-    for name, overrides in VARIANTS.items():
+    for name in names:
+        overrides = VARIANTS[name]
         size = GLOBAL_BATCH // distributed.world_size()
         paddle.set_default_dtype("float64")
         run = separate(config, f"{name}{distributed.world_size()}", *JOINED, *overrides,
@@ -110,9 +111,9 @@ def train_variants(config):
         notes = watch(run)
         run.run()
         notes["queue"] = run.method.queue.entries.numpy()
-        names = [call for call, _ in notes.pop("collectives")]
+        issued = [call for call, _ in notes.pop("collectives")]
         result.update(flat(name, notes))
-        result[f"collectives/{name}"] = [names.count("all_gather"), names.count("all_reduce"), len(names)]
+        result[f"collectives/{name}"] = [issued.count("all_gather"), issued.count("all_reduce"), len(issued)]
     return result
 
 
@@ -121,25 +122,30 @@ def one_process(tmp_path_factory):
     """(config, what one process does with it)"""
     folder = tmp_path_factory.mktemp("joined")
     config = write_config(folder, write_images(folder / "images", IMAGES))
-    return config, train_variants(str(config))
+    return config, train_variants(str(config), list(VARIANTS))
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_training_equals_one_process_on_the_joined_batch(one_process, tmp_path, world_size):
-    config, expected = one_process
-    runs = run_ranks(train_variants, world_size, tmp_path, timeout=600, config=str(config))
+# Three ranks show that nothing counts on a power of two; each rank more costs seconds, so they run two variants only.
+@pytest.mark.parametrize("world_size, names", [(2, list(VARIANTS)), (3, ["plain", "a step left out"])],
+                         ids=["2 ranks", "3 ranks"])
+def test_training_equals_one_process_on_the_joined_batch(one_process, tmp_path, world_size, names):
+    config, everything = one_process
+    expected = {key: value for key, value in everything.items()
+                if (key.split("/")[1] if key.startswith("collectives/") else key.split("/")[0]) in names}
+    runs = run_ranks(train_variants, world_size, tmp_path, timeout=600, config=str(config), names=names)
     interleaved = [key for key in expected if "/index/" in key or key.endswith("/queue")]
     for key in interleaved:  # rank r holds every n-th row of the joined batch, from row r
         axis = 1 if "/index/" in key else 2
         joined = np.stack([done.result[key] for done in runs], axis=axis).reshape(expected[key].shape)
         np.testing.assert_allclose(joined, expected[key], atol=1e-9, err_msg=key)
     gradients = [key for key in expected if "/gradient/" in key]
-    assert sum("prototypes" in key for key in gradients) == 5 * len(VARIANTS) - 1  # 8 steps, frozen for 3, one left out
+    assert sum("prototypes" in key for key in gradients) == 5 * len(names) - 1  # 8 steps, frozen for 3, one left out
     assert [key for key in expected if "/loss/" in key and np.isnan(expected[key])] == ["a step left out/loss/5"]
     counts = [key for key in expected if key.startswith("collectives/")]
     for done in runs:
         assert done.result.keys() == expected.keys()
-        for name, (forward_passes, backward_passes) in PASSES.items():
+        for name in PASSES.keys() & set(names):
+            forward_passes, backward_passes = PASSES[name]
             # Of the last step. 20 norms see 2 sizes of crops, one is in the head.
             gathers, reductions = 1 + 41 * forward_passes, 3 + 41 * backward_passes
             assert done.result[f"collectives/{name}"].tolist() == [gathers, reductions, gathers + reductions]

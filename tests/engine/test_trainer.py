@@ -47,7 +47,7 @@ def test_training_moves_every_weight_and_prototypes_only_after_the_freeze(config
         assert (value.numpy() != start[name]).any(), name
 
 
-def test_first_signal_finishes_the_step_saves_and_tells_how_to_resume(config, straight_run, caplog):
+def test_first_signal_finishes_the_step_saves_and_tells_how_to_resume(config, straight_run, signals_restored):
     run = trainer(config)
     original = run.method.training_step
 
@@ -58,7 +58,7 @@ def test_first_signal_finishes_the_step_saves_and_tells_how_to_resume(config, st
 
     run.method.training_step = interrupted
     run.run()
-    assert run.step == 7 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert run.step == 7
     resumed = trainer(config, f"Global.checkpoint={run.folder / 'latest'}")
     resumed.run()
     assert_same_state(straight_run[0], state_of(resumed))

@@ -114,6 +114,8 @@ def test_named_architecture_with_weights(pretrained, tmp_path):
         passl.get_model("resnet18", pretrained=str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="no weights are released"):
         passl.get_model("resnet18", pretrained=True)
+    with pytest.raises(ValueError, match="empty list"):
+        passl.get_model("resnet18", pretrained=[])
     with pytest.raises(ValueError, match="brings its own"):
         passl.get_model(weights, stem="small")
 

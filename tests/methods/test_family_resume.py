@@ -46,7 +46,7 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, images, model):
     straight.run()
     expected = state_of(straight)
     for stop_at in (5, 8):  # at the end of the first epoch; in the middle of the second
-        trainer(config(tmp_path, images, model), f"Global.max_train_step={stop_at}").run()
+        trainer(config(tmp_path, images, model), f"Global.max_train_step={stop_at}", "Global.overwrite=True").run()
         resumed = trainer(config(tmp_path, images, model), f"Global.checkpoint={straight.folder / 'latest'}")
         assert resumed.step == stop_at
         resumed.run()

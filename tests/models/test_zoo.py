@@ -1,110 +1,72 @@
-import hashlib
-import http.server
-import threading
-
 import numpy as np
 import pytest
 
+import passl
 from passl.cli import list_models as command
 from passl.models import zoo
-from passl.models.download import weights_file
-from passl.weights import CheckpointError, recognise
+from passl.models.backbones import ARCHITECTURES
+from passl.weights import recognise
 from passl.weights.keymaps import LAYOUTS
 from passl.weights.reader import Checkpoint
-from tests.weights.checkpoints import filled, legacy_stream, pretraining_shapes, renamed
+from tests.weights.checkpoints import pretraining_shapes
 
-
-@pytest.fixture
-def server(tmp_path):
-    """A file server with resume; `requests` lists the Range header of each request."""
-    content = np.random.RandomState(0).bytes(3_000_000)
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked = self.headers.get("Range")
-            self.server.requests.append(asked)
-            start = int(asked.split("=")[1].rstrip("-")) if asked else 0
-            body = content[start:]
-            self.send_response(206 if asked else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[:self.server.break_after] if self.server.break_after else body)
-
-        def log_message(self, *arguments):
-            pass
-
-    running = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    running.requests, running.break_after, running.content = [], None, content
-    thread = threading.Thread(target=running.serve_forever)
-    thread.start()
-    running.url = f"http://127.0.0.1:{running.server_port}/w.pth"
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
-
-
-def entry(url, sha256=None, file="w.pth"):
-    return zoo.Release("tiny", "SwAV", "resnet50", file, url, "the page", "swav", sha256=sha256)
-
-
-def test_download_is_renamed_when_complete_and_not_repeated(server, tmp_path):
-    digest = hashlib.sha256(server.content).hexdigest()
-    path = weights_file(entry(server.url, digest), str(tmp_path / "new"))
-    assert (tmp_path / "new" / "w.pth").read_bytes() == server.content
-    assert weights_file(entry(server.url, digest), str(tmp_path / "new")) == path
-    assert server.requests == [None]
-    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["w.pth", "w.pth.sha256"]
-
-
-def test_broken_download_continues_where_it_ended(server, tmp_path):
-    server.break_after = 1_000_000
-    with pytest.raises(CheckpointError, match="ended after|cannot be reached"):
-        weights_file(entry(server.url), str(tmp_path))
-    kept = (tmp_path / "w.pth.part").stat().st_size
-    server.break_after = None
-    weights_file(entry(server.url, hashlib.sha256(server.content).hexdigest()), str(tmp_path))
-    assert server.requests == [None, f"bytes={kept}-"] and kept > 0
-    assert (tmp_path / "w.pth").read_bytes() == server.content
-
-
-def test_checksum_mismatch_is_refused_and_deleted(server, tmp_path):
-    with pytest.raises(CheckpointError, match="expected 0000"):
-        weights_file(entry(server.url, "0" * 64), str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_file_that_changed_since_its_download_is_refused(server, tmp_path):
-    path = weights_file(entry(server.url), str(tmp_path))
-    with open(path, "r+b") as file:
-        file.write(b"changed")
-    with pytest.raises(CheckpointError, match="delete it to download it again"):
-        weights_file(entry(server.url), str(tmp_path))
-
-
-@pytest.mark.parametrize("url, message", [
-    ("http://127.0.0.1:9/w.pth", "cannot be reached"), (None, "get it from the page"),
-    ("http://x/pretrained.zip", "unpack http://x/pretrained.zip")])
-def test_without_network_it_says_which_file_goes_where(tmp_path, url, message):
-    with pytest.raises(CheckpointError, match=message) as error:
-        weights_file(entry(url), str(tmp_path))
-    assert str(tmp_path / "w.pth") in str(error.value)
+# Published facts: name -> epochs, crops, prototype heads, hidden units of the head, its batch norm, top-1.
+PUBLISHED = {
+    "swav_100ep_pretrain": (100, "2x224+6x96", 1, 2048, True, 72.1),
+    "swav_200ep_pretrain": (200, "2x224+6x96", 1, 2048, True, 73.9),
+    "swav_400ep_pretrain": (400, "2x224+6x96", 1, 2048, True, 74.6),
+    "swav_800ep_pretrain": (800, "2x224+6x96", 1, 2048, True, 75.3),
+    "swav_200ep_bs256_pretrain": (200, "2x224+6x96", 1, 2048, True, 72.7),
+    "swav_400ep_bs256_pretrain": (400, "2x224+6x96", 1, 2048, True, 74.3),
+    "swav_400ep_2x224_pretrain": (400, "2x224", 1, 2048, True, 70.1),
+    "swav_RN50w2_400ep_pretrain": (400, "2x224+4x96", 1, 8192, True, 77.3),
+    "swav_RN50w4_400ep_pretrain": (400, "2x224+4x96", 1, 8192, True, 77.9),
+    "swav_RN50w5_400ep_pretrain": (400, "2x224+4x96", 1, 10240, False, 78.5),
+    "deepclusterv2_800ep_pretrain": (800, "2x224+6x96", 3, 2048, True, 75.2),
+    "deepclusterv2_400ep_pretrain": (400, "2x160+4x96", 3, 2048, True, 74.3),
+    "deepclusterv2_400ep_2x224_pretrain": (400, "2x224", 3, 2048, True, 70.2),
+    "selav2_400ep_pretrain": (400, "2x160+4x96", 3, 2048, True, 71.8),
+    "selav2_400ep_2x224_pretrain": (400, "2x224", 3, 2048, True, 67.2),
+}
+SCORES = {
+    "swav_800ep_eval_linear.pth.tar": 75.3, "alexnet-10x3k-wRot.pth": None, "resnet-10x3k.pth": 61.5,
+    "resnet18-1k_pp.pth": 53.3, "resnet50-1k_pp.pth": 63.5, "resnet50-10x3k_pp.pth": 68.8,
+    "swav_resnet50_in1k_800ep_bz4096_pretrained.pdparams": 75.3, "swav_resnet50_in1k_linearprobe.pdparams": 75.3,
+    "swav_resnet50_in1k_finetune_1percent.pdparams": 55.0, "swav_resnet50_in1k_finetune_10percent.pdparams": 69.0,
+}
+BY_FILE = {release.file: release for release in zoo.RELEASES}
 
 
 def test_every_release_has_its_entry():
-    files = {release.file for release in zoo.RELEASES}
-    assert {"swav_800ep_pretrain.pth.tar", "swav_RN50w5_400ep_pretrain.pth.tar", "swav_400ep_bs256_pretrain.pth.tar",
-            "deepclusterv2_400ep_2x224_pretrain.pth.tar", "selav2_400ep_pretrain.pth.tar",
-            "swav_800ep_eval_linear.pth.tar", "alexnet-10x3k-wRot.pth", "resnet-10x3k.pth"} <= files
-    assert len(files) == len(zoo.RELEASES) == len(zoo.list_models()) == 25
+    assert {*(f"{name}.pth.tar" for name in PUBLISHED), *SCORES} == set(BY_FILE)
+    assert len(zoo.list_models()) == 25
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_entry_says_what_was_published(name):
+    release = BY_FILE[f"{name}.pth.tar"]
+    assert (release.epochs, release.crops, len(release.prototypes), release.hidden, release.head_batch_norm,
+            release.accuracy) == PUBLISHED[name]
+    assert set(release.prototypes) == {3000} and release.embedding == 128
+    assert release.url == f"https://dl.fbaipublicfiles.com/deepcluster/{name}.pth.tar"
+
+
+@pytest.mark.parametrize("file", SCORES)
+def test_other_entries_have_the_published_score(file):
+    assert BY_FILE[file].accuracy == SCORES[file]
+
+
+def test_files_of_an_archive_name_their_place_in_it():
+    members = {release.member for release in zoo.RELEASES if release.url.endswith(".zip")}
+    assert members == {"self-label_models/alexnet-10x3k-wRot.pth", "self-label_models/resnet-10x3k.pth"}
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_entries_are_complete(name):
     release = zoo.release(name)
     assert release.keys in LAYOUTS and release.licence and release.page.startswith("http")
-    if release.method in ("DeepCluster-v2", "SeLa-v2"):
-        assert release.prototypes == (3000, 3000, 3000)
+    assert release.convert_only == (release.architecture not in ARCHITECTURES)
+    assert (name in passl.list_models()) == (not release.convert_only)
     if release.page.startswith("https://github.com/facebookresearch"):
         assert "NC" in release.licence
 
@@ -120,45 +82,34 @@ def test_entry_agrees_with_what_its_key_table_is_recognised_as(name):
     assert (found.layout, found.architecture) == (release.keys, release.architecture)
     assert (found.hidden, tuple(found.prototypes), found.head_batch_norm) == (
         release.hidden, release.prototypes, release.head_batch_norm)
-
-
-def test_get_model_takes_the_file_as_it_is(tmp_path):
-    state = filled(pretraining_shapes((11,), 12, 6, blocks=(2, 2, 2, 2)))
-    path = tmp_path / "swav.pth.tar"
-    path.write_bytes(legacy_stream(renamed(state, str, "module.")))
-    network = zoo.get_model("resnet26", str(path), base_channels=8)
-    np.testing.assert_array_equal(network.prototypes.weight.numpy(), state["prototypes.weight"].T)
-    np.testing.assert_array_equal(network.encoder.layer4[1].bn3._variance.numpy(), state["layer4.1.bn3.running_var"])
-    fresh = zoo.get_model("resnet26", str(path), base_channels=8, nmb_prototypes=4)
-    assert fresh.prototypes.weight.shape == [6, 4]
-    np.testing.assert_array_equal(fresh.encoder.conv1.weight.numpy(), state["conv1.weight"])
-    pooled = zoo.get_model("resnet26", str(path), base_channels=8, output_dim=0, nmb_prototypes=0)
-    assert pooled.projection_head is None
-
-
-def test_get_model_finds_the_release_in_passl_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("PASSL_HOME", str(tmp_path))
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    state = filled(pretraining_shapes((11,), 12, 6, blocks=(3, 4, 6, 3)))
-    (folder / "swav_800ep_pretrain.pth.tar").write_bytes(legacy_stream(state))
-    network = zoo.get_model("swav_resnet50", pretrained=True, base_channels=8)
-    np.testing.assert_array_equal(network.encoder.conv1.weight.numpy(), state["conv1.weight"])
+    heads = [key.rpartition(".")[0] for key in arrays if "projection_head" in key or "prototypes" in key]
+    assert release.head_keys() == list(dict.fromkeys(heads))
 
 
 def test_unknown_names_point_at_the_nearest():
     with pytest.raises(KeyError, match="did you mean 'swav_resnet50w2'"):
         zoo.release("swav_resnet50_w2")
-    with pytest.raises(ValueError, match="is an architecture"):
-        zoo.get_model("resnet18", pretrained=True)
-    with pytest.raises(KeyError, match="no model is called"):
-        zoo.get_model("resnet1234")
 
 
 def test_list_models_command(capsys):
     assert command.main([]) == 0
     out = capsys.readouterr().out
-    assert "swav_RN50w5_400ep_pretrain.pth.tar" in out and "78.5" in out
-    assert command.main(["swav_resnet50w5"]) == 0
-    assert "CC BY-NC 4.0" in capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 120
+    for release in zoo.RELEASES:
+        assert release.name in out and release.file in out and release.page in out and release.licence in out
+    assert [line.split()[0] for line in out.splitlines() if "passl-convert only" in line] == [
+        "sela_alexnet", "sela_resnet50"]
     assert command.main(["nothing*"]) == 1
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_list_models_command_prints_the_whole_entry(name, capsys):
+    release = zoo.release(name)
+    assert command.main([name]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 120
+    facts = [release.method, release.architecture, release.crops, release.licence, release.page, release.url,
+             release.member, release.file, LAYOUTS[release.keys].name, *release.head_keys(),
+             *(str(fact) for fact in (release.hidden, release.epochs, release.accuracy, release.embedding) if fact)]
+    assert [fact for fact in facts if fact not in out] == []
+    assert ("passl-convert only" in out) == release.convert_only

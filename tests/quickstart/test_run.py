@@ -45,6 +45,8 @@ def test_whole_quickstart_with_a_few_steps(tmp_path, monkeypatch, capsys):
     assert np.isfinite([record["loss"] for record in history]).all()
     assert (tmp_path / "loss.png").stat().st_size > 1000
     assert list((output / "vdl").iterdir())
+    assert run.main(["--folder", str(tmp_path), "--steps", "1"]) == 0  # again, over its own earlier run
+    assert len(run.read_history(folder.parent / "metrics.jsonl")) == 1
 
 
 def test_help_needs_no_paddle(capsys):

@@ -1,4 +1,5 @@
 """Every shipped config loads, passes the check and builds; its header tells what a user needs to know."""
+import re
 from pathlib import Path
 
 import pytest
@@ -76,18 +77,128 @@ def test_unmix_recipes_are_swavs_with_mixtures(path):
     assert {**model, "name": ""} == {**expected.Model.plain(), "name": "", "backbone": model["backbone"]}
 
 
-@pytest.mark.parametrize("file, expected", [
-    ("swav_resnet50_224_pt_in1k_100ep_8n64c_dp_fp16o1", (4.8, 0.0048, 10, 0, 313, 64, 4096)),
-    ("swav_resnet50_224_pt_in1k_200ep_bs256_1n4c_dp_fp16o1", (0.6, 0.0006, 0, 3840, 5005, 4, 256)),
-    ("swav_resnet50_224_pt_in1k_1n8c_dp_fp16o1", (0.6, 0.0006, 0, 3840, 5005, 8, 256)),
-    ("swav_resnet50_224_pt_in1k_4n32c_dp_fp16o1", (4.8, 0.0048, 10, 0, 313, 32, 4096)),
-    ("swav_resnet50w4_224_pt_in1k_400ep_8n64c_dp_fp16o1", (4.8, 0.0048, 10, 2560, 313, 64, 2560)),
-    ("swav_resnet50w5_224_pt_in1k_400ep_16n128c_dp_fp16o1", (4.8, 0.0, 10, 1536, 313, 128, 1536)),
-])
-def test_recipe_values(file, expected):
+MULTI = ([224, 96], [2, 6], [0.14, 0.05], [1.0, 0.14])
+TWO = ([224], [2], [0.08], [1.0])
+SMALL_GROUP_OF_FOUR = ([224, 96], [2, 4], [0.14, 0.05], [1.0, 0.14])
+GROUP_OF_EIGHT = {"group": 8}
+
+# The published recipes, number by number: epochs, cards, images a card; crops; base and final rate, warm-up epochs and
+# start; queue and its first epoch; frozen steps; batch norm; hidden units of the head.
+RECIPES = {
+    "swav_resnet50_224_pt_in1k_100ep_8n64c_dp_fp16o1":
+        (100, 64, 64, MULTI, (4.8, 0.0048, 10, 0.3), (0, 15), 313, GROUP_OF_EIGHT, 2048),
+    "swav_resnet50_224_pt_in1k_200ep_8n64c_dp_fp16o1":
+        (200, 64, 64, MULTI, (4.8, 0.0048, 10, 0.3), (0, 15), 313, GROUP_OF_EIGHT, 2048),
+    "swav_resnet50_224_pt_in1k_400ep_8n64c_dp_fp16o1":
+        (400, 64, 64, MULTI, (4.8, 0.0048, 10, 0.3), (0, 15), 313, GROUP_OF_EIGHT, 2048),
+    "swav_resnet50_224_pt_in1k_800ep_8n64c_dp_fp16o1":
+        (800, 64, 64, MULTI, (4.8, 0.0048, 10, 0.3), (0, 15), 313, GROUP_OF_EIGHT, 2048),
+    "swav_resnet50_224_pt_in1k_400ep_2x224_8n64c_dp_fp16o1":
+        (400, 64, 64, TWO, (4.8, 0.0048, 10, 0.3), (0, 15), 313, GROUP_OF_EIGHT, 2048),
+    "swav_resnet50_160_pt_in1k_400ep_2x160_4x96_8n64c_dp_fp16o1":
+        (400, 64, 64, ([160, 96], [2, 4], [0.08, 0.05], [1.0, 0.14]), (4.8, 0.0048, 10, 0.3), (0, 15), 313,
+         GROUP_OF_EIGHT, 2048),
+    "swav_resnet50_224_pt_in1k_200ep_bs256_1n4c_dp_fp16o1":
+        (200, 4, 64, MULTI, (0.6, 0.0006, 0, 0.0), (3840, 15), 5005, "global", 2048),
+    "swav_resnet50_224_pt_in1k_400ep_bs256_1n4c_dp_fp16o1":
+        (400, 4, 64, MULTI, (0.6, 0.0006, 0, 0.0), (3840, 15), 5005, "global", 2048),
+    "swav_resnet50_224_pt_in1k_400ep_bs256_1n8c_dp_fp16o1":
+        (400, 8, 32, MULTI, (0.6, 0.0006, 0, 0.0), (3840, 15), 5005, "global", 2048),
+    "swav_resnet50_224_pt_in1k_1n8c_dp_fp16o1":
+        (400, 8, 32, MULTI, (0.6, 0.0006, 0, 0.0), (3840, 15), 5005, "global", 2048),
+    "swav_resnet50_224_pt_in1k_4n32c_dp_fp16o1":
+        (800, 32, 128, MULTI, (4.8, 0.0048, 10, 0.3), (0, 15), 313, "global", 2048),
+    "swav_resnet50w2_224_pt_in1k_400ep_16n128c_dp_fp16o1":
+        (400, 128, 32, SMALL_GROUP_OF_FOUR, (4.8, 0.0048, 10, 0.3), (0, 15), 313, GROUP_OF_EIGHT, 8192),
+    "swav_resnet50w4_224_pt_in1k_400ep_8n64c_dp_fp16o1":
+        (400, 64, 40, ([224, 96], [2, 4], [0.08, 0.08], [1.0, 0.14]), (4.8, 0.0048, 10, 0.3), (2560, 0), 313,
+         GROUP_OF_EIGHT, 8192),
+    "swav_resnet50w5_224_pt_in1k_400ep_16n128c_dp_fp16o1":
+        (400, 128, 12, SMALL_GROUP_OF_FOUR, (4.8, 0.0, 10, 0.1875), (1536, 0), 313, GROUP_OF_EIGHT, 10240),
+}
+
+
+@pytest.mark.parametrize("file", RECIPES)
+def test_published_recipe(file):
     config = load(ROOT / "tasks" / "ssl" / "swav" / "configs" / f"{file}.yaml")
-    rate, final, warmup, queue, frozen, cards, batch = expected
-    assert (config.Optimizer.lr.learning_rate, config.Optimizer.lr.eta_min) == (rate, final)
-    assert (config.Optimizer.lr.warmup_epoch, config.Model.queue_length) == (warmup, queue)
-    assert config.Model.freeze_prototypes_niters == frozen
-    assert config.DataLoader.Train.sampler.batch_size * cards == batch
+    epochs, cards, batch_size, crops, rates, queue, frozen, batch_norm, hidden = RECIPES[file]
+    data, model, lr = config.DataLoader.Train.dataset, config.Model, config.Optimizer.lr
+    assert (config.Global.epochs, config.DataLoader.Train.sampler.batch_size) == (epochs, batch_size)
+    assert f"n{cards}c_" in file
+    assert (data.size_crops, data.num_crops, data.min_scale_crops, data.max_scale_crops) == crops
+    assert (lr.learning_rate, lr.eta_min, lr.warmup_epoch, lr.warmup_start_lr or 0.0) == rates
+    assert (model.queue_length, model.epoch_queue_starts) == queue
+    assert (model.freeze_prototypes_niters, model.backbone.hidden_mlp) == (frozen, hidden)
+    assert config.DistributedStrategy.sync_batch_norm == batch_norm
+    # the same in every row of the table
+    assert (model.temperature, model.epsilon, model.sinkhorn_iterations) == (0.1, 0.05, 3)
+    assert model.crops_for_assign == [0, 1]
+    assert (model.backbone.output_dim, model.backbone.nmb_prototypes, model.backbone.normalize) == (128, 3000, True)
+    assert model.backbone.head_batch_norm == ("w5" not in file)
+    optimizer = config.Optimizer
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("MomentumLARC", 0.9, 1e-6)
+    assert (optimizer.trust_coefficient, optimizer.clip) == (0.001, False)
+    assert (lr.name, lr.decay_unit, config.FP16.level) == ("TimmCosine", "step", "O1")
+    assert list(data.std) == [0.228, 0.224, 0.225]
+
+
+def test_every_imagenet_pretraining_file_is_in_the_table():
+    """Except the baseline that users ask for and nobody published."""
+    files = {path.stem for path in (ROOT / "tasks/ssl/swav/configs").glob("*_pt_in1k_*.yaml")}
+    assert files - set(RECIPES) == {"swav_resnet50_224_pt_in1k_200ep_2x224_bs256_1n4c_dp_fp16o1"}
+
+
+EVALUATION = [path for path in CONFIGS if "_lp_" in path.name or "_ft_" in path.name]
+
+
+@pytest.mark.parametrize("path", [path for path in EVALUATION if "in1k" in path.name], ids=name)
+def test_evaluation_recipe_values(path):
+    config = load(path)
+    optimizer, lr, data = config.Optimizer, config.Optimizer.lr, config.DataLoader.Train.dataset
+    cards = int(re.search(r"_\d+n(\d+)c_", path.name)[1])
+    batch = config.DataLoader.Train.sampler.batch_size * cards
+    if "_lp_" in path.name:
+        assert (config.Global.epochs, lr.name, lr.learning_rate, lr.eta_min, optimizer.weight_decay) == (
+            100, "TimmCosine", 0.3, 0.0, 1e-6)
+        assert lr.decay_unit == "epoch"
+        assert batch == 256 or config.Global.lr_base_batch == 256
+    else:
+        percent = 1 if "_1percent_" in path.name else 10
+        head, = optimizer.param_groups
+        assert (config.Global.epochs, optimizer.weight_decay, batch) == (20, 0.0, 256)
+        assert (lr.learning_rate, head.lr.learning_rate) == {1: (0.02, 5), 10: (0.01, 0.2)}[percent]
+        assert (lr.name, lr.milestones, lr.gamma) == ("MultiStepDecay", [12, 16], 0.2)
+        assert data.txt_file_name.endswith(f"/{percent}percent.txt")
+    assert (optimizer.name, optimizer.momentum) == ("Momentum", 0.9)
+
+
+@pytest.fixture(scope="module")
+def class_tree(tmp_path_factory):
+    """Ten classes of four 40-pixel images, and a SimCLR list that names one of each."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("classes")
+    for label in range(10):
+        (root / f"n{label}").mkdir()
+        for number in range(4):
+            pixels = np.random.default_rng([label, number]).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"n{label}" / f"n{label}_{number}.png")
+    (root.parent / "list.txt").write_text("".join(f"n{label}_0.png\n" for label in range(10)))
+    return root
+
+
+@pytest.mark.parametrize("path", EVALUATION, ids=name)
+def test_evaluation_builds(path, class_tree):
+    overrides = [f"DataLoader.Train.dataset.root={class_tree}", "DataLoader.Train.sampler.batch_size=10"]
+    if "_ft_" in path.name:
+        overrides.append(f"DataLoader.Train.dataset.txt_file_name={class_tree.parent / 'list.txt'}")
+    overrides.append("Model.backbone.base_channels=4")  # depth and width stay, the network gets small
+    config = load(path, *overrides, "Model.class_num=10") if "_lp_" in path.name else load(path, *overrides)
+    method = build_method(config, build_loader(config.DataLoader.Train, seed=0))
+    assert method.trainable_parameters()
+
+
+def test_quickstart_builds(images):
+    config = load(ROOT / "tasks/ssl/swav/configs/quickstart.yaml", f"DataLoader.Train.dataset.root={images}")
+    assert build_method(config, build_loader(config.DataLoader.Train, seed=0)).model.prototype_parameters()

@@ -61,3 +61,6 @@ def test_one_comparison(tmp_path, capsys):
     first = (tmp_path / "results.md").read_text()
     main(command)  # nothing is left to run
     assert (tmp_path / "results.md").read_text() == first and first.strip() in capsys.readouterr().out
+    (tmp_path / "compare" / "runs.jsonl").unlink()  # as if stopped before the first score was kept
+    main([*command, "--methods", "SwAV"])
+    assert len((tmp_path / "compare" / "runs.jsonl").read_text().splitlines()) == 1

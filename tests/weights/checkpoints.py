@@ -3,13 +3,30 @@ import io
 import pickle
 import struct
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from passl.weights.writers import PickleWriter, torch_leaf
 from tests.golden import formula
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def peak_memory():
+    """Most resident bytes of this process since `restarted_peak`."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024
+
+
+def restarted_peak():
+    """Start a new peak and return what is resident now; skips where the system cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pytest.skip("needs Linux's /proc to measure memory")
+    return peak_memory()
 
 
 def resnet_shapes(blocks=(1, 1, 1, 1), channels=8, bottleneck=True, kernel=7):
@@ -117,12 +134,12 @@ def torch_pickle(tree):
     return out.getvalue(), storages
 
 
-def legacy_stream(tree):
-    """What torch.save wrote before PyTorch 1.6: all released SwAV files are of this kind."""
+def legacy_stream(tree, protocol=2):
+    """What torch.save wrote before PyTorch 1.6: all released SwAV files are of this kind, with pickle protocol 2."""
     body, storages = torch_pickle(tree)
     facts = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    pieces = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, facts)] + [body]
-    pieces.append(pickle.dumps([str(key) for key in range(len(storages))], 2))
+    pieces = [pickle.dumps(value, protocol) for value in (0x1950A86A20F9469CFC6C, 1001, facts)] + [body]
+    pieces.append(pickle.dumps([str(key) for key in range(len(storages))], protocol))
     for array in storages:
         pieces += [struct.pack("<q", array.size), np.ascontiguousarray(array).tobytes()]
     return b"".join(pieces)

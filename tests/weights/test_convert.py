@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from passl.weights import CheckpointError, convert, convert_file, read, recognise, to_passl_state, to_torch_state
+from passl.weights import CheckpointError, convert, convert_file, read, recognise, to_passl_state
 from passl.weights.writers import write_paddle, write_torch
 from tests.golden import formula
 from tests.weights.checkpoints import (
@@ -114,8 +114,7 @@ def test_every_layout_means_the_same_weights(tmp_path, case, legacy):
             np.testing.assert_array_equal(weights[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("case", [case for case, row in CASES.items()
-                                  if row[2] in ("swav", "sela-alexnet", "sela-resnetv2")])
+@pytest.mark.parametrize("case", CASES)
 def test_torch_to_paddle_to_torch_is_bit_identical(tmp_path, case):
     canonical, file_state, *_ = CASES[case]
     source = written(tmp_path / "in.pth.tar", file_state or canonical, epoch=12)
@@ -249,7 +248,7 @@ def test_part_trunk_drops_the_heads(tmp_path):
 
 def test_counters_default_to_zero_for_weights_born_in_paddle():
     state = {name: array for name, array in to_passl_state(read_memory(TRUNK))[0].items()}
-    torch_state, _ = to_torch_state(read_memory(state))
+    torch_state = convert(read_memory(state), "torch").state
     assert torch_state["bn1.num_batches_tracked"].dtype == np.int64 and torch_state["bn1.num_batches_tracked"] == 0
 
 
@@ -279,3 +278,173 @@ def test_paddle_checkpoints_with_and_without_prefix_are_ours(tmp_path):
         np.testing.assert_array_equal(weights["layer4.0.bn3.running_var"], SINGLE["layer4.0.bn3.running_var"])
         if strip != "res_model.encoder.":
             np.testing.assert_array_equal(weights["prototypes.weight"], SINGLE["prototypes.weight"])
+
+
+def inside_data_parallel(state):
+    """SeLa wraps only `model.features` for several GPUs."""
+    return OrderedDict((name.replace("features.", "features.module.", 1), array) for name, array in state.items())
+
+
+ALEXNET, PREACTIVATION = filled(alexnet_shapes(heads=1)), filled(preactivation_shapes(heads=1))
+
+
+@pytest.mark.parametrize("layout, state", [
+    ("sela-alexnet", ALEXNET), ("sela-resnetv1", V1), ("sela-resnetv2", PREACTIVATION),
+    ("sela-alexnet", inside_data_parallel(ALEXNET)), ("sela-resnetv1", inside_data_parallel(V1)),
+    ("sela-resnetv2", inside_data_parallel(PREACTIVATION))])
+@pytest.mark.parametrize("labels", ["labels", "L", None])
+def test_sela_checkpoints_of_one_head_with_labels_and_of_several_gpus(tmp_path, layout, state, labels):
+    """sela.md 1.7, 3.4 to 3.6: `top_layer` or `top_layer.0`, pseudo-labels beside the weights, features.module.*"""
+    rest = {labels: np.zeros((1, 50), np.int64), "epoch": 3} if labels else {}
+    source = written(tmp_path / "in.pth", state, **rest)
+    weights, found = recognise(read(source))
+    assert (found.layout, found.unknown, found.classes, found.epoch) == (layout, [], [7], 3 if labels else None)
+    assert "top_layer0.weight" in weights and not any("module" in name for name in weights)
+    convert_file(str(source), str(tmp_path / "mid.pdparams"))
+    convert_file(str(tmp_path / "mid.pdparams"), str(tmp_path / "out.pth"), "torch")
+    after = read(tmp_path / "out.pth").tensors
+    assert list(after) == list(state)
+    assert all(after[name].tobytes() == array.tobytes() for name, array in state.items())
+
+
+def test_other_module_prefixes_inside_names_stay_unknown():
+    state = {**ALEXNET, "features.module.module.0.weight": np.ones(1, np.float32), "classifier.module.1.weight":
+             np.ones(1, np.float32)}
+    assert len(recognise(read_memory(state))[1].unknown) == 2
+
+
+def test_first_head_of_sela_becomes_the_classifier_of_torchvision():
+    state = {**{name: array for name, array in V1.items() if "top_layer" not in name},
+             **filled({f"top_layer{h}.{leaf}": shape for h in range(3) for leaf, shape in
+                       (("weight", (7, 256)), ("bias", (7,)))})}
+    result = convert(read_memory(state), "torchvision")
+    assert result.state["fc.weight"] is state["top_layer0.weight"] and result.state["fc.bias"].shape == (7,)
+    assert sorted(result.left_out) == [f"top_layer{h}.{leaf}" for h in (1, 2) for leaf in ("bias", "weight")]
+    assert convert(read_memory(V1), "torchvision").state["fc.weight"] is V1["top_layer.0.weight"]
+
+
+def test_neck_of_mmselfsup_is_a_duplicate_only_while_it_is_equal():
+    state = OrderedDict((name.replace("neck.norm.", "neck.bn.").replace("head.loss_module.", "head."), array)
+                        for name, array in MM.items())
+    weights, found = recognise(read_memory(state))
+    assert found.unknown == [] and found.names["neck.bn.weight"] == "projection_head.1.weight"
+    assert set(found.names) == set(state) and "prototypes.weight" in weights
+    for changed in ("neck.bn.weight", "neck.bn.running_var"):
+        different = {**state, changed: np.full(16, 3, np.float32)}
+        assert recognise(read_memory(different))[1].unknown == [changed]
+
+
+def test_names_of_passl_1_1(tmp_path):
+    """backbone.*, neck.projection_neck.* and head.prototypes in Paddle's layout."""
+    rule = swapped(("projection_head.", "neck.projection_neck."), ("prototypes.", "head.prototypes."),
+                   trunk="backbone.")
+    ours = {name: array for name, array in SINGLE.items() if not name.endswith("tracked")}
+    state = {rule(name).replace("running_mean", "_mean").replace("running_var", "_variance"):
+             array.T if array.ndim == 2 else array for name, array in ours.items()}
+    write_paddle(str(tmp_path / "epoch_100.pdparams"), {"state_dict": state, "epoch": 100})
+    weights, found = recognise(read(tmp_path / "epoch_100.pdparams"))
+    assert (found.kind, found.unknown, found.epoch) == ("SwAV pretraining", [], 100)
+    for name, array in ours.items():
+        np.testing.assert_array_equal(weights[name], array, err_msg=name)
+
+
+def test_bfloat16_for_detectron2_is_widened(tmp_path):
+    brain = {name: (array.view(np.uint32) >> 16).astype(np.uint16) if array.dtype == np.float32 else array
+             for name, array in TRUNK.items()}
+    convert_file(str(written(tmp_path / "b.pth", brain)), str(tmp_path / "b.pkl"), "detectron2")
+    model = read(tmp_path / "b.pkl").tensors
+    assert model["stem.conv1.weight"].dtype == np.float32
+    np.testing.assert_allclose(model["stem.conv1.weight"], TRUNK["conv1.weight"], rtol=2 ** -7)
+
+
+@pytest.mark.parametrize("key", [
+    "projection_head.weird.stuff", "projection_head.4.weight", "prototypes.extra.foo", "prototypes.prototypes0.bias",
+    "bn1.num_batches", "layer1.0.bn1.momentum", "bn.foo"])
+def test_keys_that_only_look_like_ours_are_unknown(key):
+    assert recognise(read_memory({**SINGLE, key: np.ones((3, 2), np.float32)}))[1].unknown == [key]
+
+
+def without(state, *beginnings):
+    return {name: array for name, array in state.items() if not name.startswith(beginnings)}
+
+
+@pytest.mark.parametrize("state, architecture, lines", [
+    (without(TRUNK, "conv1"), "", ["content         part of a trunk"]),
+    (without(ALEXNET, "classifier"), "alexnet", ["architecture    alexnet, its last layer is missing"]),
+    (without(ALEXNET, "classifier.4"), "alexnet", ["architecture    alexnet, its last layer is missing"]),
+    (without(PREACTIVATION, "features.0"), "resnet50-preactivation", []),
+    ({**TRUNK, "layer4.0.conv3.weight": np.float32(1)}, "bottleneck [1, 1, 1, 1]", ["its last layer is missing"]),
+    ({"features.0.weight": ALEXNET["features.0.weight"]}, "", ["part of a trunk"])])
+def test_incomplete_trunks_are_called_so(state, architecture, lines):
+    state = {name: np.asarray(array) for name, array in state.items()}
+    found = recognise(read_memory(state))[1]
+    assert found.architecture == architecture
+    for line in lines:
+        assert line in found.describe()
+
+
+@pytest.mark.parametrize("counter", [np.nan, np.inf, 1j, 2.0 ** 80, [1, 2], "2020"])
+def test_impossible_counters_are_errors_that_name_file_and_key(counter):
+    with pytest.raises(CheckpointError, match="memory: 'bn1.num_batches_tracked' is no counter"):
+        recognise(read_memory({**TRUNK, "bn1.num_batches_tracked": np.array(counter)}))
+
+
+@pytest.mark.parametrize("notes", [
+    1, [], {"keys": []}, {"names": {1: "a"}}, {"names": [1]}, {"names": {"a": None}}, {"counters": {"bn1": "x"}},
+    {"counters": {"bn1": 2 ** 70}}, {"counters": {"bn1": float("nan")}}, {"prefix": 3}, {"epoch": "soon"},
+    {"epoch": 2 ** 90}, {"layout": []}])
+@pytest.mark.parametrize("to", ["torch", "paddle"])
+def test_damaged_notes_of_a_conversion_are_errors_that_name_the_file(tmp_path, notes, to):
+    state, _ = to_passl_state(read_memory(TRUNK))
+    write_paddle(str(tmp_path / "n.pdparams"), {**state, "passl.conversion": notes})
+    with pytest.raises(CheckpointError, match="n.pdparams: the entry 'passl.conversion' is"):
+        convert_file(str(tmp_path / "n.pdparams"), str(tmp_path / "out"), to)
+
+
+def test_arrays_under_an_unknown_wrapper_are_pointed_at(tmp_path):
+    write_torch(str(tmp_path / "t.pth"), {"teacher": TRUNK, "student": TRUNK, "epoch": 3})
+    with pytest.raises(CheckpointError, match=rf"'teacher' \({len(TRUNK)}\), 'student' \({len(TRUNK)}\)"):
+        recognise(read(tmp_path / "t.pth"))
+
+
+def test_epoch_may_be_a_tensor(tmp_path):
+    source = written(tmp_path / "e.pth", TRUNK, epoch=np.array(12))
+    assert recognise(read(source))[1].epoch == 12
+
+
+def test_two_classifiers_do_not_overwrite_each_other():
+    state = {**TRUNK, **filled({"fc.weight": (10, 256), "linear.weight": (10, 256)})}
+    for to in ("paddle", "torchvision"):
+        with pytest.raises(CheckpointError, match="fc"):
+            convert(read_memory(state), to)
+    assert len(convert(read_memory(state), "safetensors").state) > len(TRUNK)
+
+
+def test_written_files_get_the_permissions_of_the_umask(tmp_path):
+    source, before = written(tmp_path / "w.pth", TRUNK), os.umask(0o027)
+    try:
+        convert_file(str(source), str(tmp_path / "w.pdparams"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w.pdparams").stat().st_mode & 0o777 == 0o640
+    with pytest.raises(CheckpointError, match="is a folder"):
+        convert_file(str(source), str(tmp_path), "paddle")
+    assert sorted(os.listdir(tmp_path)) == ["w.pdparams", "w.pth"]
+
+
+def test_a_round_trip_adds_nothing_that_the_source_did_not_have(tmp_path):
+    """Neither the zero bias that lightly's head lacks nor counters that a file was saved without."""
+    state = OrderedDict((name, array) for name, array in renamed(no_bias(SINGLE), lightly, "model.").items()
+                        if "tracked" not in name)
+    convert_file(str(written(tmp_path / "in.pth", state)), str(tmp_path / "mid.pdparams"))
+    assert "res_model.projection_head.0.bias" in read(tmp_path / "mid.pdparams").tensors
+    convert_file(str(tmp_path / "mid.pdparams"), str(tmp_path / "out.pth"), "torch")
+    assert list(read(tmp_path / "out.pth").tensors) == list(state)
+
+
+def test_a_round_trip_keeps_what_was_added_in_between(tmp_path):
+    convert_file(str(written(tmp_path / "in.pth", renamed(TRUNK, str, "module."))), str(tmp_path / "mid.pdparams"))
+    checkpoint = read(tmp_path / "mid.pdparams")
+    checkpoint.tensors["res_model.prototypes.weight"] = np.ones((6, 5), np.float32)
+    names = list(convert(checkpoint, "torch").state)
+    assert names[:-1] == [f"module.{name}" for name in TRUNK] and names[-1] == "module.prototypes.weight"

@@ -9,7 +9,7 @@ import pytest
 
 from passl.weights import CheckpointError, read, recognise
 from passl.weights.writers import write_paddle, write_safetensors, write_torch
-from tests.weights.checkpoints import filled, legacy_stream, pretraining_shapes
+from tests.weights.checkpoints import filled, legacy_stream, peak_memory, pretraining_shapes, restarted_peak
 
 SECONDS_PER_FILE = 10
 INTERESTING = [0, 1, 0x7F, 0x80, 0xFF, ord("."), ord("("), ord("R"), ord("c"), ord("b"), ord("Q"), ord("t"), 0x93, 0x8E]
@@ -74,6 +74,7 @@ def hammer(originals, tmp_path, count, seed, monkeypatch):
 
     generator, path = random.Random(seed), tmp_path / "mutant"
     outcomes = {"read": 0, "refused": 0}
+    before = restarted_peak()
     previous = signal.signal(signal.SIGALRM, too_slow)
     try:
         for number in range(count):
@@ -93,6 +94,7 @@ def hammer(originals, tmp_path, count, seed, monkeypatch):
     finally:
         signal.signal(signal.SIGALRM, previous)
     assert not calls
+    assert peak_memory() - before < 300e6
     return outcomes
 
 

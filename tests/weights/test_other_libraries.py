@@ -1,4 +1,5 @@
 """The files we hand on, loaded by the libraries they are for. Runs where those are installed."""
+import importlib
 import json
 import zlib
 from pathlib import Path
@@ -13,15 +14,23 @@ from tests.golden import formula
 GOLDEN = Path(formula.__file__).parent
 
 
+def _installed(module, command):
+    """The module, or a skip that says how to get it and what an incomplete installation lacks."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        pytest.skip(f"{error}; to check against the real package: {command}")
+
+
 @pytest.fixture
 def paddledet():
     zlib.decompress(zlib.compress(b""))  # before pycocotools and shapely bring their own zlib
-    return pytest.importorskip("ppdet", reason="pip install paddledet to check the hand-over against the real package")
+    return _installed("ppdet", "pip install paddledet==2.6.0 scikit-learn  # paddledet does not ask for scikit-learn")
 
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch", reason="install the CPU build of PyTorch to check the written files")
+    return _installed("torch", "pip install torch  # its CPU build suffices")
 
 
 @pytest.fixture

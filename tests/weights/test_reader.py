@@ -143,18 +143,21 @@ def test_real_safetensors_package_agrees(tmp_path):
 
 
 def test_real_torch_agrees(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="pip install torch to check against the files it writes")
     base = torch.arange(24.0).reshape(4, 6)
     tree = {"state_dict": {"rows": base[1:3, ::2], "turned": base.t(), "whole": base, "half": base.half(),
                            "brain": base.to(torch.bfloat16), "parameter": torch.nn.Parameter(base[0]),
                            "expanded": torch.ones(1).expand(5)}, "size": torch.Size([1, 2])}
-    for modern in (True, False):
-        torch.save(tree, tmp_path / "t.pth", _use_new_zipfile_serialization=modern)
+    for modern, protocol in ((True, 2), (True, 5), (False, 2), (False, 3), (False, 4), (False, 5)):
+        torch.save(tree, tmp_path / "t.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=modern)
         checkpoint = read(tmp_path / "t.pth")
         assert checkpoint.meta["size"] == (1, 2)
         for name, tensor in tree["state_dict"].items():
             expected = tensor.detach().float().numpy()
             np.testing.assert_array_equal(widen(checkpoint.tensors[name]).astype(np.float32), expected, err_msg=name)
+    torch.save({"a": torch.tensor([1 + 2j]).conj()}, tmp_path / "lazy.pth")
+    with pytest.raises(CheckpointError, match="conjugate or negative view"):
+        read(tmp_path / "lazy.pth")
     write_torch(str(tmp_path / "ours.pth"), ARRAYS)
     for name, tensor in torch.load(tmp_path / "ours.pth", weights_only=True).items():
         array = tensor.view(torch.int16).numpy().view(np.uint16) if name == "brain" else tensor.numpy()
@@ -162,12 +165,38 @@ def test_real_torch_agrees(tmp_path):
 
 
 def test_inert_classes_are_records_only_when_listed(tmp_path):
-    body = b"\x80\x02}(X\x06\x00\x00\x00configcomegaconf.dictconfig\nDictConfig\n)\x81}X\x01\x00\x00\x00aK\x01sbu."
-    (tmp_path / "c.pdparams").write_bytes(body)
-    with pytest.raises(UnsafeCheckpoint, match="omegaconf.dictconfig.DictConfig"):
+    (tmp_path / "c.pdparams").write_bytes(
+        b"\x80\x02}(X\x06\x00\x00\x00configcmine\nConfig\n)\x81}X\x01\x00\x00\x00aK\x01sb"
+        b"X\x05\x00\x00\x00statecmine\nState\n)Rq\x00(h\x00h\x00u"    # an ordered dictionary that holds itself
+        b"X\x05\x00\x00\x00itemscmine\nItems\n)R(h\x00eu.")              # a list of it
+    with pytest.raises(UnsafeCheckpoint, match="'mine.Config', 'mine.State', 'mine.Items'"):
         read(tmp_path / "c.pdparams")
-    record = read(tmp_path / "c.pdparams", inert=["omegaconf.dictconfig.DictConfig"]).meta["config"]
-    assert isinstance(record, Inert) and record.state == {"a": 1}
+    with pytest.raises(UnsafeCheckpoint, match="asks for 'mine.State', 'mine.Items'"):
+        read(tmp_path / "c.pdparams", inert=["mine.Config"])
+    meta = read(tmp_path / "c.pdparams", inert=["mine.Config", "mine.State", "mine.Items"]).meta
+    assert [(type(record), record.name) for record in meta.values()] == [
+        (Inert, "mine.Config"), (Inert, "mine.State"), (Inert, "mine.Items")]
+
+
+def test_configurations_of_omegaconf_and_argparse_are_inert_without_asking(tmp_path):
+    """What pickle writes for a DictConfig: its nodes point at their parent, and the metadata names types."""
+    body = (b"\x80\x02}(X\x06\x00\x00\x00configcomegaconf.dictconfig\nDictConfig\nq\x00)\x81q\x01}("
+            b"X\x07\x00\x00\x00_parenth\x01X\x04\x00\x00\x00typectyping\nAny\n"
+            b"X\x04\x00\x00\x00kindc__builtin__\nlong\nub"
+            b"X\x05\x00\x00\x00queueccollections\ndeque\n)K\x05\x86R(K\x01K\x02e"
+            b"X\x04\x00\x00\x00argscargparse\nNamespace\n)\x81}X\x02\x00\x00\x00lrK\x01sbu.")
+    (tmp_path / "c.pdparams").write_bytes(body)
+    meta = read(tmp_path / "c.pdparams").meta
+    assert (meta["config"].name, meta["args"].name) == ("omegaconf.dictconfig.DictConfig", "argparse.Namespace")
+    assert meta["queue"] == [1, 2]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_legacy_streams_of_every_pickle_protocol(tmp_path, protocol):
+    (tmp_path / "m.pth").write_bytes(legacy_stream({"w": ARRAYS["single"]}, protocol))
+    checkpoint = read(tmp_path / "m.pth")
+    assert checkpoint.format == "torch-legacy"
+    np.testing.assert_array_equal(checkpoint.tensors["w"], ARRAYS["single"])
 
 
 @pytest.mark.parametrize("content, message", [
@@ -193,6 +222,29 @@ def test_tensors_are_views_of_the_file_not_copies(tmp_path):
     """)
     peak, size = map(int, subprocess.check_output([sys.executable, "-c", script, str(tmp_path / "m.pth")]).split())
     assert size == 20_000_000 and peak < 1_000_000
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("legacy", [True, False], ids=["stream", "zip"])
+def test_converting_a_checkpoint_takes_the_memory_of_its_weights_alone(tmp_path, legacy):
+    """The bound of 1.2 times the weights that are kept, with an optimizer twice their size in the same file."""
+    weights = {f"layer1.{n}.conv2.weight": np.full((1024, 1024, 3, 3), n, np.float32)[:, :256] for n in range(4)}
+    weights["conv1.weight"] = np.ones((8, 3, 7, 7), np.float32)
+    size = sum(array.nbytes for array in weights.values())
+    tree = {"state_dict": weights, "optimizer": [np.ones(size // 4, np.float32) for _ in range(2)]}
+    source = tmp_path / "m.pth.tar"
+    source.write_bytes(legacy_stream(tree)) if legacy else write_torch(str(source), tree)
+    script = textwrap.dedent("""
+        import sys
+        import passl.weights
+        def kilobytes():
+            return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+        before = kilobytes()
+        passl.weights.convert_file(sys.argv[1], sys.argv[2])
+        print(kilobytes() - before)
+    """)
+    command = [sys.executable, "-c", script, str(source), str(tmp_path / "out.pdparams")]
+    assert int(subprocess.check_output(command)) * 1024 < 1.2 * size
 
 
 def test_unneeded_storage_of_an_optimizer_is_tolerated(tmp_path):

@@ -148,6 +148,21 @@ def test_verification_sees_one_wrong_weight():
     assert differences["features"] < 1e-5 and differences["scores"] > 1e-4
 
 
+def test_the_numpy_forward_holds_one_wide_layer_at_a_time():
+    """float64 copies of all weights at once would be three times the model."""
+    import tracemalloc
+
+    from passl.weights import recognise
+    canonical, found = recognise(memory(filled(pretraining_shapes(channels=32, hidden=512))))
+    size = sum(array.nbytes for array in canonical.values())
+    tracemalloc.start()
+    try:
+        numpy_forward(canonical, found, fixed_input(32))
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * size
+    finally:
+        tracemalloc.stop()
+
+
 def test_full_resnet50_through_a_released_style_file_equals_the_reference(tmp_path):
     """forward_resnet50_s0.json, after .pth.tar (legacy stream, module. prefix) -> reader -> PASSL names -> Paddle."""
     shapes = json.loads((HERE / "reference_functions.json").read_text())["state_dict_resnet50"]

@@ -1,6 +1,6 @@
 """Step time, time in collectives and scaling efficiency of SwAV on 1 and 2 ranks of this machine, and what limits it.
 
-    python tools/benchmarks/scaling.py                                # a ResNet-18 of quarter width, 32 images
+    python tools/benchmarks/scaling.py                                # a ResNet-18 of quarter width, 16 images
     python tools/benchmarks/scaling.py --channels 64 --batch-size 64  # more compute for the same number of collectives
 
 Ranks are gloo processes with one thread each, joined and watched as passl-train joins them. Weak scaling keeps the
@@ -29,10 +29,10 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--channels", type=int, default=16, help="of the first stage; 64 is the usual network")
-    parser.add_argument("--size", type=int, default=64, help="pixels of the two crops of an image")
-    parser.add_argument("--batch-size", type=int, default=32, help="images of one rank alone")
+    parser.add_argument("--size", type=int, default=48, help="pixels of the two crops of an image")
+    parser.add_argument("--batch-size", type=int, default=16, help="images of one rank alone")
     parser.add_argument("--prototypes", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=12, help="timed steps after two warm-up steps")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps after two warm-up steps")
     parser.add_argument("--sync-batch-norm", default="global", choices=("none", "global"))
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)  # a rank: where to write its figures
     return parser.parse_args()
@@ -120,13 +120,13 @@ def measure(options) -> dict:
             return [statistics.median(column) for column in zip(*times)]
 
         whole, backward = median(True)
-        _, local_backward = median(False)
-        clock = CollectiveClock()
+        local_backward, clock = backward, CollectiveClock()
         if distributed.world_size() > 1:
+            _, local_backward = median(False)
             with clock.running():
                 for _ in range(options.steps):
                     step()
-    return {"step": whole, "gradients": max(0.0, backward - local_backward) if clock.calls else 0.0,
+    return {"step": whole, "gradients": max(0.0, backward - local_backward),
             "collectives": clock.moving / options.steps, "waiting": clock.waiting / options.steps,
             "calls": clock.calls / options.steps}
 

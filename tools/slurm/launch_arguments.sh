@@ -1,10 +1,11 @@
 # Derives the arguments of paddle.distributed.launch from a Slurm allocation; sourced by the *.sbatch files.
 #
 #   slurm_tasks_per_node 'FORM'    "8(x4)" -> 8, "12" -> 12; fails for nodes with unequal counts ("8(x3),4")
-#   slurm_launch_arguments         prints "--nnodes=4 --master=node01:29600 --devices=0,1,2,3,4,5,6,7"
+#   slurm_launch_arguments         prints "--nnodes=4 --master=node01:29600 --nproc_per_node=8"
 #
 # The first node of the allocation is the master. Its port follows from the job id, so that two jobs of one node do not
-# meet; set PASSL_MASTER_PORT to choose it. With no GPU in the allocation --nproc_per_node takes the place of --devices.
+# meet; set PASSL_MASTER_PORT to choose it. Each rank gets one of the GPUs that Slurm made visible. --devices would have
+# to name them as CUDA_VISIBLE_DEVICES does ("4,5", or UUIDs): the launcher fails with "'0' is not in list" otherwise.
 
 slurm_tasks_per_node() {
     local form="$1"
@@ -31,9 +32,5 @@ slurm_launch_arguments() {
         return 1
     fi
     port="${PASSL_MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}"
-    if [[ -n "${SLURM_GPUS_ON_NODE:-}${SLURM_JOB_GPUS:-}${CUDA_VISIBLE_DEVICES:-}" ]]; then
-        echo "--nnodes=$nodes --master=$master:$port --devices=$(seq -s, 0 $((tasks - 1)))"
-    else
-        echo "--nnodes=$nodes --master=$master:$port --nproc_per_node=$tasks"
-    fi
+    echo "--nnodes=$nodes --master=$master:$port --nproc_per_node=$tasks"
 }

@@ -1,0 +1,169 @@
+"""What a run starts from, and whether that is the same run: decided once, by rank 0, and refused on all ranks."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import paddle
+
+from passl import distributed
+from passl.config import Config, load_config
+from passl.engine import checkpoint
+from passl.engine.checkpoint import CheckpointNotUsable
+from passl.engine.log import LOGGER, Average
+
+# These say where a run starts, not what it does.
+START_KEYS = ("Global.checkpoint", "Global.overwrite")
+
+
+class StartRefused(CheckpointNotUsable, distributed.JointFailure):
+    """What to start from is missing or of another run; raised on all ranks."""
+
+
+def choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
+    """The checkpoint to resume, None for a fresh start; StartRefused when neither is possible without harm.
+
+    settings: the Global section. Rank 0 looks and tells the others, whose view of a shared folder may be older.
+    """
+    answer: Dict[str, Optional[str]] = {}
+    if distributed.rank() == 0:
+        try:
+            answer["start"] = _choose(settings, Path(folder))
+        except CheckpointNotUsable as error:
+            answer["refused"] = str(error)
+    answer = distributed.gather_objects(answer)[0]
+    if "refused" in answer:
+        raise StartRefused(answer["refused"])
+    return answer["start"]
+
+
+def _choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
+    latest, steps = folder / "latest", checkpoint.stored(folder)
+    if settings["checkpoint"] and settings["checkpoint"] != "auto":
+        return settings["checkpoint"]
+    if not os.path.lexists(latest) and not steps:
+        return None
+    if not settings["checkpoint"]:
+        if settings["overwrite"]:
+            return None
+        raise CheckpointNotUsable(
+            f"{folder} holds an earlier run: go on with it by -o Global.checkpoint=auto, write elsewhere by "
+            "-o Global.output_dir=..., or remove its checkpoints and metrics and start anew by "
+            "-o Global.overwrite=True")
+    problems = []
+    for candidate in [latest, *steps]:
+        try:
+            checkpoint.verify(checkpoint.locate(str(candidate)))
+        except CheckpointNotUsable as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            LOGGER.warning(f"{problems[0]}. Global.checkpoint=auto takes the newest that is whole: {candidate}")
+        return str(candidate)
+    raise CheckpointNotUsable(
+        f"Global.checkpoint=auto: {folder} holds an earlier run, but no checkpoint of it can be used. "
+        f"{'; '.join(dict.fromkeys(problems))}. Restore one, or start anew with another Global.output_dir or with "
+        "-o Global.checkpoint=None Global.overwrite=True")
+
+
+def load(prefix: str) -> checkpoint.Loaded:
+    """`checkpoint.load` on every rank; when one cannot read it, all fail and name it."""
+    if distributed.world_size() == 1:
+        return checkpoint.load(prefix)
+    loaded, error = None, None
+    try:
+        loaded = checkpoint.load(prefix)
+    except (CheckpointNotUsable, OSError) as failure:
+        error = failure
+    distributed.fail_together("reading the checkpoint", error)
+    return loaded
+
+
+def restore(run, prefix: str) -> None:
+    """Continue, in the freshly built trainer `run`, the run whose checkpoint `prefix` names.
+
+    Exact when ranks, data and settings are unchanged; what is not is said in the log.
+    """
+    loaded = load(prefix)
+    model, states = run.method.model, loaded.states
+    compare(loaded, run.config, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    model.set_state_dict({name: paddle.to_tensor(value) for name, value in loaded.parameters.items()})
+    run.optimizer.set_state_dict(loaded.optimizer)
+    run.precision.load_state_dict(states["precision"])
+    run.method.load_shared_state(states["method"])
+    note = run.method.load_rank_states([rank["method"] for rank in loaded.ranks], run.rank, run.world_size)
+    if run.own_statistics and len(loaded.ranks) == run.world_size:
+        buffers = distributed.running_statistics(model)
+        for name, value in loaded.ranks[run.rank].get("running_statistics", {}).items():
+            buffers[name].set_value(paddle.to_tensor(value))
+    run.epoch, run.iteration, run.consumed = states["epoch"], states["iteration"], states["consumed"]
+    run.step, run.best, run.nonfinite_steps = states["global_step"], states["best"], states["nonfinite_steps"]
+    run.averages = {name: Average(*state) for name, state in states["averages"].items()}
+
+    place = f", place {run.position} of {run.epochs * run.iterations} in the schedule"
+    LOGGER.info(f"Finish load checkpoint from {loaded.directory}: epoch {run.epoch + 1}, step {run.step}"
+                f"{place if run.position != run.step else ''}")
+    if states["world_size"] != run.world_size:
+        LOGGER.info(f"resumed on {run.world_size} ranks instead of {states['world_size']}, after {run.consumed} "
+                    f"samples of the epoch{'; ' + note if note else ''}")
+    elif note:
+        LOGGER.info(note)
+    before = states["iterations_per_epoch"], states["global_batch"]
+    now = run.iterations, run.loader.global_batch_size
+    if before != now:
+        LOGGER.warning(f"an epoch had {before[0]} iterations of {before[1]} images when the checkpoint was written "
+                       f"and has {now[0]} of {now[1]} now: not an exact continuation. The schedule goes on at the "
+                       "same epoch; learning rates are not adapted to the batch unless Global.lr_base_batch is set")
+
+
+def compare(loaded: checkpoint.Loaded, config: Config, shapes: Mapping[str, Tuple[int, ...]]) -> None:
+    """Say which settings are not those of the checkpoint; StartRefused when it is of another network or optimizer.
+
+    shapes: of this run's parameters and buffers, by name.
+    """
+    path = loaded.directory / checkpoint.CONFIG
+    saved_config = load_config(str(path)) if path.is_file() else None
+    for key in ("Model.name", "Optimizer.name") if saved_config is not None else ():
+        saved, own = saved_config.get_path(key), config.get_path(key)
+        if saved != own:
+            raise StartRefused(f"{loaded.directory} was written with {key} {saved}, this run has {own}: resume with "
+                               f"{path}, or start a new run from its weights with Global.pretrained_model")
+    saved_shapes = {name: tuple(value.shape) for name, value in loaded.parameters.items()}
+    if saved_shapes != shapes:
+        name = sorted(set(shapes.items()) ^ set(saved_shapes.items()))[0][0]
+        raise StartRefused(
+            f"{loaded.directory} holds another architecture: {name} is {saved_shapes.get(name, 'absent')} there and "
+            f"{shapes.get(name, 'absent')} here; resume with the config saved in it, {path}, or start a new run from "
+            "its weights with Global.pretrained_model")
+    changes = changed_settings(saved_config, config) if saved_config is not None else []
+    if changes:
+        LOGGER.warning("settings that were others when the checkpoint was written: " + ", ".join(changes))
+
+
+def changed_settings(saved: Config, config: Config) -> List[str]:
+    """"Global.seed 31 -> 32" for every setting that differs, in the order of their names."""
+    before, now = flat_settings(saved), flat_settings(config)
+    return [f"{key} {_short(before.get(key, 'absent'))} -> {_short(now.get(key, 'absent'))}"
+            for key in sorted({**before, **now}) if key not in START_KEYS
+            and (key not in before or key not in now or before[key] != now[key])]
+
+
+def flat_settings(config: Config) -> Dict[str, Any]:
+    """Every value of a configuration by its dotted path; lists of plain values and empty sections are values."""
+    def walk(path: str, value: Any):
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                yield from walk(f"{path}.{key}" if path else key, inner)
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for place, inner in enumerate(value):
+                yield from walk(f"{path}.{place}", inner)
+        else:
+            yield path, value
+
+    return dict(walk("", config.plain()))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
