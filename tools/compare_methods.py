@@ -4,8 +4,9 @@
         --seeds 0 1 2 --table compare/results.md
 
 The SwAV config gives data, network, optimizer and length; each method takes the keys of its Model section that it
-knows, and those that cluster the whole data set get `--heads` prototype heads. Methods are judged by k-NN (k 20,
-temperature 0.07) and a linear probe (best of five learning rates) on trunk features, before and after training.
+knows, and those that cluster the whole data set get `--heads` prototype heads, frozen for one epoch where they are
+trained (a SwAV config may freeze its own for the whole run). Methods are judged by k-NN (k 20, temperature 0.07) and a
+linear probe (best of five learning rates) on trunk features, before and after training.
 Finished runs are kept in `<output>/runs.jsonl` and are not repeated: the command can be stopped and given again.
 """
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-NAMES = ("SwAV", "DeepClusterV2", "SeLaV2", "UnMixSwAV")
 SCORES = ("knn", "probe")
+FREEZE_EPOCHS = 1  # the usual freeze; the quickstart's, as long as the run, would leave SeLa-v2's prototypes untrained
 
 
 def parse(arguments=None) -> argparse.Namespace:
@@ -27,9 +28,9 @@ def parse(arguments=None) -> argparse.Namespace:
     parser.add_argument("-c", "--config", required=True, help="a SwAV config; its Model section is adapted")
     parser.add_argument("-o", "--override", action="append", default=[], help="KEY=VALUE for every run, as passl-train")
     parser.add_argument("--test", help="class tree that scores are measured on, when the config has no DataLoader.Eval")
-    parser.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="as Model.name; all with prototypes by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="three show the spread")
-    parser.add_argument("--heads", type=int, default=3, help="prototype heads of DeepClusterV2 and SeLaV2")
+    parser.add_argument("--heads", type=int, default=3, help="prototype heads of the methods that have several")
     parser.add_argument("--output", type=Path, default=Path("compare"), help="folder for runs and their scores")
     parser.add_argument("--table", type=Path, help="also write the table to this Markdown file")
     return parser.parse_args(arguments)
@@ -42,6 +43,7 @@ def main(arguments=None) -> None:
 
     base = load_config(options.config, options.override)
     prepare_process(base)  # threads and flags, before anything imports Paddle
+    options.methods = clustering_methods(options.methods)
     options.output.mkdir(parents=True, exist_ok=True)
     store = options.output / "runs.jsonl"
     runs = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
@@ -60,6 +62,23 @@ def main(arguments=None) -> None:
         options.table.write_text(text + "\n")
 
 
+def clustering_methods(wanted=None) -> list:
+    """The registered methods that train prototypes, each by its shortest name; or `wanted`, when all are such."""
+    from passl.registry import METHODS
+
+    if wanted:
+        for name in wanted:
+            if METHODS.get(name).prototype_heads == "none":
+                raise SystemExit(f"compare_methods: {name} has no prototypes, so it cannot be compared; choose from "
+                                 f"{', '.join(clustering_methods())}")
+        return list(wanted)
+    shortest = {}
+    for name in sorted(METHODS.names(), key=len):
+        if METHODS.get(name).prototype_heads != "none":
+            shortest.setdefault(METHODS.get(name), name)
+    return sorted(shortest.values())
+
+
 def run_settings(base: dict, method: str, seed: int, options) -> dict:
     """The config of one run as a plain mapping."""
     from passl.registry import METHODS
@@ -68,8 +87,10 @@ def run_settings(base: dict, method: str, seed: int, options) -> dict:
     model = {key: value for key, value in base["Model"].items() if key in known}
     model["name"] = method
     prototypes = model["backbone"]["nmb_prototypes"]
-    if method in ("DeepClusterV2", "SeLaV2"):
+    if METHODS.get(method).prototype_heads == "several":
         model["backbone"] = {**model["backbone"], "nmb_prototypes": [prototypes] * options.heads}
+        if "freeze_prototypes_epochs" in known:
+            model["freeze_prototypes_epochs"] = FREEZE_EPOCHS
     sections = {**base, "Model": model}
     sections["Global"] = {**base["Global"], "seed": seed, "output_dir": str(options.output / f"seed_{seed}"),
                           "knn_interval": 0}
@@ -125,7 +146,7 @@ def scores(model, bank, query) -> dict:
 def table(runs: list, methods: list) -> str:
     """Markdown: mean +- half the range over seeds; a method has learned when it gains more than the seeds differ."""
     seeds = sorted({run["seed"] for run in runs})
-    lines = [f"Seeds {', '.join(map(str, seeds))}; per cent, mean ± half the range over seeds.", "",
+    lines = [f"Seeds {', '.join(map(str, seeds))}; per cent, mean ± half the range over seeds.{freezes(runs)}", "",
              "| method | k-NN before | k-NN after | probe before | probe after | beats the untrained network "
              "by more than the spread | minutes a run |", "|---|---|---|---|---|---|---|"]
     for method in methods:
@@ -145,6 +166,15 @@ def table(runs: list, methods: list) -> str:
         minutes = sum(run["seconds"] for run in own) / len(own) / 60
         lines.append(f"| {method} | {' | '.join(cells)} | {verdict} | {minutes:.1f} |")
     return "\n".join(lines)
+
+
+def freezes(runs: list) -> str:
+    """A sentence on how long each method's prototypes get no gradient, for those that are told so in epochs."""
+    models = [run["settings"]["Model"] for run in runs]
+    told = {model["name"]: model["freeze_prototypes_epochs"] for model in models
+            if model.get("freeze_prototypes_epochs") is not None}
+    listed = ", ".join(f"{name} {epochs:g}" for name, epochs in told.items())
+    return f" Epochs with frozen prototypes: {listed}." if told else ""
 
 
 def spread(values: list) -> str:

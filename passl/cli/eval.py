@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import List, Optional
 
@@ -35,7 +36,7 @@ def run(config) -> dict:
     from passl import distributed
     from passl.data.samples import DataError
     from passl.engine.evaluations import build_validation
-    from passl.engine.log import LOGGER
+    from passl.engine.log import LOGGER, LogLines
     from passl.engine.precision import Precision
     from passl.evaluation.confusion_matrix import ConfusionMatrix
     from passl.evaluation.loaders import number_as_trained
@@ -64,7 +65,10 @@ def run(config) -> dict:
     if matrix is None:
         matrix = ConfusionMatrix()
         validation.metrics = [*validation.metrics, matrix]
-    results = validation.run(method)
+    lines = LogLines(settings["print_batch_step"])
+    before_training = -1  # PASSL logs an evaluation without training as epoch 0
+    results = validation.run(method, partial(lines.on_evaluation_batch, before_training))
+    lines.on_metrics(before_training, 0, results)
     counts = matrix.matrix()
     names = validation.loader.dataset.classes
     names = names if len(names) == len(counts) else [str(number) for number in range(len(counts))]

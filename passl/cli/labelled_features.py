@@ -29,7 +29,7 @@ def join_and_open(options: argparse.Namespace):
 
     distributed.check_launch_environment()
     environment.prepare(options.threads, cpu=options.device != "gpu")
-    distributed.initialize(environment.select_device(options.device, "--device", "--device cpu"))
+    distributed.initialize(environment.select_device(options.device, key="--device", remedy="--device cpu"))
     model = open_model(options)
     require_weights(model)
     return model

@@ -39,7 +39,7 @@ def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
         raise ValueError(f"--batch-size {options.batch_size} must be at least 1, --workers {options.workers} at least "
                          f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
     environment.prepare(options.threads, cpu=options.device != "gpu")
-    environment.select_device(options.device, "--device", "--device cpu")
+    environment.select_device(options.device, key="--device", remedy="--device cpu")
     return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights)
 
 

@@ -59,7 +59,7 @@ def open_run(config: Config, log_name: str, show_config: bool) -> Iterator[Path]
     from passl.distributed.watchdog import watchdog
     from passl.engine import environment, log
 
-    device = environment.select_device(config.Global.device)
+    device = environment.select_device(config.Global.device, config.Global.allow_tf32)
     distributed.initialize(device)
     with watchdog(config.Global.lost_rank_timeout, config.Global.collective_timeout):
         folder = Path(config.Global.output_dir) / config.Model.name

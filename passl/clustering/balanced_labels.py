@@ -9,6 +9,7 @@ import numpy as np
 from passl.clustering.blocks import RowBlocks, default_collectives, raise_if_not_finite, reduce_over_ranks, to_numpy
 
 ERROR_PERIOD = 10  # the reference looks at the error at iterations 0, 10, 20, ...
+HOST_KERNEL_BYTES = 3 * 2**20  # of a float64 block: it, its float32 source and the features fit the cache together
 ABSORB_SPREAD = 40.0  # e^40: entries that a float32 kernel loses at this spread are below 1e-20 of their row's total
 
 
@@ -54,7 +55,7 @@ def balanced_labels(inputs, weight=None, bias=None, *, temperature: float = 1.0,
             ("mean") is not above this. Looked at after iterations 1, 11, 21, ...
         max_iterations: cap, with a warning when it is reached before the tolerance.
         soft: also return the rows of Q, scaled to sum to 1: N x K numbers.
-        block_size: rows of the kernel formed at a time; by default as many as fit the cache.
+        block_size: rows of the kernel formed at a time; by default, and at most, as many as fit the cache.
         kernel_memory: bytes in which kernel blocks are kept between iterations; the rest is formed again in each one.
             It changes the time, never the result.
         collectives: offers all_reduce; `passl.distributed` unless given.
@@ -136,40 +137,68 @@ class _Kernel:
         self.log_range = 80.0 if self.inputs.dtype == "float32" else 650.0  # exponents below it are lost
         self.peaks = np.zeros(self.rows)
         self.absorbed = np.zeros(self.clusters)
-        self.capacity = kernel_memory
+        self.kept_rows = kernel_memory // (self.clusters * np.dtype(self.inputs.dtype).itemsize)
         self.kept = {}
+        self.block_size = self.inputs.block_size
+        if not self.inputs.accelerated:
+            self.block_size = min(self.block_size, max(1, HOST_KERNEL_BYTES // (8 * self.clusters)))
+            self.formed = np.empty((self.block_size, self.clusters), self.inputs.dtype)  # for blocks that are not kept
+            self.widened = np.empty((self.block_size, self.clusters))
 
-    def exponents(self, block, absorbed=None):
-        """Scaled logits [b, K] of one block of inputs, in memory of their own, plus `absorbed` [K]."""
-        exponents = block * self.scale if self.weight is None else block @ self.weight
-        if self.bias is not None:
-            exponents += self.bias
-        if absorbed is not None:
-            exponents += absorbed
-        return exponents
+    def slices(self):
+        for start in range(0, self.rows, self.block_size):
+            yield slice(start, min(start + self.block_size, self.rows))
 
     def __iter__(self):
         """Yields (slice of rows, kernel block in float64), refreshing `peaks` where a block is formed.
 
         Kept blocks have the input's precision; products are float64 because the noise of float32 ones (1e-7 per image)
-        would hold the summed error above the tolerance.
+        would hold the summed error above the tolerance. A block is valid until the next one is asked for, and is not
+        to be written to: on the host its memory is reused, since fresh memory for every block costs as much as the
+        arithmetic.
         """
-        absorbed = self.inputs.matrix(self.absorbed) if self.absorbed.any() else None
-        kept_rows = self.capacity // (max(1, self.clusters) * np.dtype(self.inputs.dtype).itemsize)
-        for start in range(0, self.rows, self.inputs.block_size):
-            rows = slice(start, min(start + self.inputs.block_size, self.rows))
-            block = self.kept.get(start)
+        for rows in self.slices():
+            block = self.kept.get(rows.start)
             if block is None:
-                block = self.form(self.exponents(self.inputs.matrix(self.inputs.array[rows]), absorbed), rows)
-                if rows.stop <= kept_rows:
-                    self.kept[start] = block
-            yield rows, block.astype("float64")
+                block = self.finish(self.below_peaks(self.exponents(rows), rows), rows)
+            if self.inputs.accelerated:
+                block = block.astype("float64")
+            elif block.dtype != np.float64:
+                np.copyto(self.widened[:len(block)], block)
+                block = self.widened[:len(block)]
+            yield rows, block
 
-    def form(self, exponents, rows):
+    def exponents(self, rows: slice):
+        """Scaled logits [b, K] of some rows plus `absorbed`, in the memory of their kernel block."""
+        block = self.inputs.matrix(self.inputs.array[rows])
+        if self.inputs.accelerated:
+            exponents = block * self.scale if self.weight is None else block @ self.weight
+        else:
+            kept = rows.stop <= self.kept_rows
+            exponents = np.empty((len(block), self.clusters), self.formed.dtype) if kept else self.formed[:len(block)]
+            if self.weight is None:
+                np.multiply(block, self.scale, out=exponents)
+            else:
+                np.matmul(block, self.weight, out=exponents)
+        if self.bias is not None:
+            exponents += self.bias
+        if self.absorbed.any():
+            exponents += self.inputs.matrix(self.absorbed)
+        return exponents
+
+    def below_peaks(self, exponents, rows: slice):
+        """Exponents (overwritten on the host) less the maximum of their row, which goes to `peaks`."""
         peaks = exponents.max(1)
         self.peaks[rows] = to_numpy(peaks)
         exponents -= peaks[:, None]
-        return self.inputs.xp.exp(exponents)
+        return exponents
+
+    def finish(self, exponents, rows: slice):
+        """The kernel block of exponents below their peaks (overwritten on the host), kept when there is room."""
+        block = self.inputs.xp.exp(exponents) if self.inputs.accelerated else np.exp(exponents, out=exponents)
+        if rows.stop <= self.kept_rows:
+            self.kept[rows.start] = block
+        return block
 
     def absorb(self, log_prior: np.ndarray) -> None:
         """Move `log_prior` into the exponent; all blocks are formed anew."""
@@ -186,20 +215,22 @@ class _Kernel:
 def _start(kernel: _Kernel, collectives) -> np.ndarray:
     """Row factors [N] that turn the peak-scaled kernel into P^exponent, in logarithm and up to one common constant.
 
-    The solution does not depend on them; the reference's iteration count does. Also checks that logits are finite.
+    The solution does not depend on them; the reference's iteration count does. Also checks that logits are finite, and
+    leaves the kernel formed.
     """
     log_scale = np.zeros(kernel.rows)
     bad, first = 0, None
     xp = kernel.inputs.xp
-    for rows, block in kernel.inputs:
-        exponents = kernel.exponents(block)
+    for rows in kernel.slices():
+        exponents = kernel.exponents(rows)
         broken = ~to_numpy(xp.isfinite(exponents).all(1))
         if broken.any():
             first = rows.start + int(broken.argmax()) if first is None else first
             bad += int(broken.sum())
             continue
-        below_peak = (exponents - exponents.max(1)[:, None]) / kernel.exponent
-        log_scale[rows] = -kernel.exponent * np.log(to_numpy(xp.exp(below_peak).astype("float64").sum(1)))
+        exponents = kernel.below_peaks(exponents, rows)
+        log_scale[rows] = -kernel.exponent * np.log(to_numpy(xp.exp(exponents / kernel.exponent).sum(1, "float64")))
+        kernel.finish(exponents, rows)
     raise_if_not_finite(bad, first, "logits", collectives)
     largest = np.array([log_scale.max() if kernel.rows else -np.inf])
     return log_scale - reduce_over_ranks(largest, "max", collectives)[0]

@@ -53,6 +53,19 @@ class RowBlocks:
             rows = slice(start, min(start + self.block_size, self.rows))
             yield rows, self.matrix(self.array[rows])
 
+    def products(self, weight):
+        """Yields (slice of rows, block [b, columns], block @ weight [b, K]); `weight` [columns, K] is NumPy.
+
+        On the host each product is written into the same memory, which is faster than fresh memory for every block, so
+        it is valid until the next one is asked for.
+        """
+        weight = self.matrix(weight)
+        if not self.accelerated:
+            weight = np.ascontiguousarray(weight)
+            memory = np.empty((min(self.block_size, self.rows), weight.shape[1]), self.dtype)
+        for rows, block in self:
+            yield rows, block, block @ weight if self.accelerated else np.matmul(block, weight, out=memory[:len(block)])
+
     def matrix(self, values):
         """`values` (NumPy or Paddle) as an array of `xp` in this matrix's dtype, on the device the work runs on."""
         if self.accelerated:

@@ -63,18 +63,16 @@ def kmeans(features, num_clusters: int | None = None, *, iterations: int = 10, i
 
     for _ in range(iterations):
         totals = np.zeros((num_clusters, blocks.columns + 1))  # the last column counts
-        on_device = blocks.matrix(centroids.T)
-        for _, block in blocks:
-            _add_by_label(totals, block, (block @ on_device).argmax(1))
+        for _, block, scores in blocks.products(centroids.T):
+            _add_by_label(totals, block, scores.argmax(1))
         totals = reduce_over_ranks(totals, "sum", collectives)
         means = _normalize(totals[:, :-1] / np.maximum(totals[:, -1:], 1))
         moved = means.any(1, keepdims=True)
         centroids = np.where(moved, means, centroids)
 
     labels = np.empty(blocks.rows, np.int64)
-    on_device = blocks.matrix(centroids.T)
-    for rows, block in blocks:
-        labels[rows] = to_numpy((block @ on_device).argmax(1))
+    for rows, _, scores in blocks.products(centroids.T):
+        labels[rows] = to_numpy(scores.argmax(1))
     counts = np.bincount(labels, minlength=num_clusters).astype(np.int64)
     counts = reduce_over_ranks(counts, "sum", collectives)
     return KMeansResult(blocks.output(centroids.astype(blocks.dtype)), blocks.output(labels), blocks.output(counts))

@@ -1,28 +1,34 @@
 """Sinkhorn-Knopp assignments of a batch to prototypes, balanced over all ranks (SwAV section 3.1, eq. 3-5)."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from passl import distributed
+from passl.clustering.blocks import default_collectives
 
 
 class Assignments(NamedTuple):
     """`soft` [..., N, K]: every row sums to 1; `marginal_error` [...]: see `sinkhorn`."""
 
-    soft: paddle.Tensor
-    marginal_error: paddle.Tensor
+    soft: Any
+    marginal_error: Any
 
 
 @paddle.no_grad()
-def sinkhorn(scores: paddle.Tensor, epsilon: float = 0.05, iterations: int = 3) -> Assignments:
+def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=None) -> Assignments:
     """Soft assignments that use all prototypes equally, by `iterations` rounds of prototype and sample normalisation.
 
-    scores: [N, K] or [A, N, K] (A independent problems share every collective), fp32 or fp64 (fp16 is widened),
-      the rows of *this* rank; N may differ between ranks. epsilon: entropy weight, any positive value: the iteration
-      runs on log-potentials, so that nothing overflows or vanishes. iterations: at least 1; SwAV uses 3.
+    scores: [N, K] or [A, N, K] (A independent problems share every collective), NumPy or Paddle, fp32 or fp64 (fp16 is
+      widened), the rows of *this* rank; N may differ between ranks. epsilon: entropy weight, any positive value: the
+      iteration runs on log-potentials, so that nothing overflows or vanishes. iterations: at least 1; SwAV uses 3.
+      collectives: offers all_reduce and all_gather; `passl.distributed` unless given.
+
+    Returns arrays of the kind that came in. A score of NaN or +infinity on any rank makes the assignments of its whole
+    problem NaN on all ranks: looking for it would make an accelerator wait, and a training step must not. Raises
+    ValueError for anything else than a float array of two or three dimensions.
 
     Collectives: one all-gather of A*K numbers, then `iterations - 1` all-reduces of A*K numbers.
 
@@ -40,19 +46,27 @@ def sinkhorn(scores: paddle.Tensor, epsilon: float = 0.05, iterations: int = 3) 
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     if iterations < 1:
         raise ValueError(f"sinkhorn needs at least one iteration, got {iterations}")
-    if scores.dtype in (paddle.float16, paddle.bfloat16):
+    is_tensor = isinstance(scores, paddle.Tensor)
+    if not is_tensor:
+        scores = np.asarray(scores)
+    kind = str(scores.dtype).replace("paddle.", "")
+    if len(scores.shape) not in (2, 3) or kind not in ("float16", "bfloat16", "float32", "float64"):
+        raise ValueError(f"sinkhorn needs float scores [N, K] or [A, N, K], got {kind} of shape {list(scores.shape)}")
+    collectives = collectives or default_collectives()
+    scores = scores if is_tensor else paddle.to_tensor(scores)
+    if kind in ("float16", "bfloat16"):
         scores = scores.astype(paddle.float32)
     logits = scores / epsilon
     local = paddle.logsumexp(logits, axis=-2)  # [A, K]
-    potential = paddle.logsumexp(distributed.all_gather(local), axis=0)
+    potential = paddle.logsumexp(collectives.all_gather(local), axis=0)
     assignment = F.softmax(logits - potential.unsqueeze(-2), axis=-1)
     error = paddle.full_like(potential.sum(axis=-1), float("nan"))
     for _ in range(iterations - 1):
-        mass = distributed.all_reduce(assignment.sum(axis=-2))
+        mass = collectives.all_reduce(assignment.sum(axis=-2))
         error = (mass / mass.mean(axis=-1, keepdim=True) - 1.0).abs().max(axis=-1)
         potential = potential + paddle.log(mass)
         assignment = F.softmax(logits - potential.unsqueeze(-2), axis=-1)
-    return Assignments(assignment, error)
+    return Assignments(assignment, error) if is_tensor else Assignments(assignment.numpy(), error.numpy())
 
 
 def harden(assignment: paddle.Tensor) -> paddle.Tensor:

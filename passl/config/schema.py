@@ -82,15 +82,18 @@ GLOBAL = Section(
     Key("online_probe", bool, False, "Train a detached linear classifier beside pretraining; needs labels."),
     # machine
     Key("device", str, "auto", "auto takes a GPU when Paddle sees one.", choices=("auto", "cpu", "gpu", "xpu", "npu")),
-    Key("num_threads", Optional[int], None, "CPU threads per process; None is the machine's cores divided by the"
-        " processes on it. Paddle alone starts with one, which halves the speed.", minimum=1),
+    Key("allow_tf32", bool, False, "Let float32 matrix products run in TF32 on GPUs that have it: faster, but scores,"
+        " assignments and clustering then have three digits."),
+    Key("num_threads", Optional[int], None, "CPU threads per process; None is OMP_NUM_THREADS where that is set, else"
+        " the machine's cores divided by the processes on it. Paddle alone starts with one, which halves the speed.",
+        minimum=1),
     Key("flags", Dict[str, Any], {}, "Paddle flags, {FLAGS_name: value}.", convert=_flags),
     Key("collective_timeout", float, 1800.0, "Seconds a process waits for the others before it stops the"
         " job; above the longest checkpoint or evaluation of one rank.", minimum=1),
     Key("lost_rank_timeout", float, 60.0, "Seconds of silence after which a process counts as lost and the others stop"
         " (cut link, halted machine); a killed one is noticed at once.", minimum=1),
-    Key("max_nonfinite_steps", int, 0, "Steps with a NaN or infinite loss to skip before giving up; 0 stops at the"
-        " first, which is right unless fp16 is young.", minimum=0),
+    Key("max_nonfinite_steps", int, 0, "Steps with a NaN or infinite loss or gradient to skip before giving up; 0"
+        " stops at the first, which is right unless fp16 is young.", minimum=0),
     Legacy("task_type", "Model.name decides the task"),
     Legacy("use_dali", "images are decoded by the workers of DataLoader.*.loader"),
     Legacy("finetune", "Model.name decides what is trained, and pretrained_model what it starts from"),
@@ -195,8 +198,8 @@ SAMPLER = Component(
 LOADER = Section(
     Key("num_workers", int, 4, "Processes that decode and augment; 0 does it in the training process. One per core"
         " until the data-wait share in the log is gone.", minimum=0),
-    Key("use_shared_memory", bool, True, "Hand batches over in /dev/shm; False where a container has little of it."),
-    Key("prefetch_batches", int, 2, "Batches each worker prepares ahead.", minimum=1),
+    Key("prefetch_batches", int, 2, "Batches prepared ahead, by all workers together.", minimum=1),
+    Legacy("use_shared_memory", "workers always hand batches over in anonymous shared memory, which needs no /dev/shm"),
     Legacy("collate_fn", "each dataset knows how its samples are batched"),
 )
 

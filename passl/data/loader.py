@@ -9,7 +9,7 @@ from passl.data.samples import DataError
 from passl.registry import DATASETS, SAMPLERS, nearest
 
 LOGGER = logging.getLogger("passl")
-_LOADER_KEYS = ("num_workers", "prefetch_batches", "use_shared_memory", "collate_fn")
+_LOADER_KEYS = ("num_workers", "prefetch_batches", "collate_fn")
 
 
 def build_loader(section: Mapping, *, seed: int, rank: int = 0, world_size: int = 1,
@@ -77,14 +77,19 @@ class Loader:
 
         return Normalizer(*self.dataset.normalization)
 
-    def epoch(self, epoch: int, start_iteration: int = 0, consumed: Optional[int] = None) -> Iterator[Dict]:
+    def epoch(self, epoch: int, start_iteration: int = 0, consumed: Optional[int] = None,
+              augmentation_epoch: Optional[int] = None) -> Iterator[Dict]:
         """Batches of one epoch from `start_iteration` on, the same whatever came before in this process.
 
         `consumed` (samples used by all ranks so far) replaces `start_iteration` when the world size has changed.
+        `augmentation_epoch` (any integer) takes the images in the order of `epoch` with the crops of another epoch; a
+        negative one gives crops that no epoch of training shows.
         """
         batches = list(self.sampler.epoch(epoch, start_iteration, consumed))
         if not batches:
             return
+        if augmentation_epoch is not None:
+            batches = [([(augmentation_epoch, index) for _, index in entries], padding) for entries, padding in batches]
         if self._layout is None:
             self._layout = BatchLayout(self.dataset[batches[0][0][0]])
         filled = self._with_workers(batches) if self.num_workers else self._in_process(batches)

@@ -91,25 +91,9 @@ def learning_rate_advice(config: Mapping[str, Any], global_batch: int,
     return []
 
 
-def prototype_advice(config: Mapping[str, Any], global_batch: int, images: int) -> List[str]:
-    """Warnings about numbers of prototypes that cannot be told apart by the data or the batch."""
-    prototypes = config["Model"].get("backbone", {}).get("nmb_prototypes")
-    if not isinstance(prototypes, int) or not prototypes:
-        return []
-    warnings = []
-    if prototypes > images:
-        warnings.append(f"Model.backbone.nmb_prototypes {prototypes} exceeds the {images} training images: most "
-                        f"prototypes stay empty; about 10 per expected class is usual, e.g. {max(2, images // 50)}")
-    queue = config["Model"].get("queue_length") or 0
-    if prototypes > 12 * (global_batch + queue):
-        warnings.append(f"each assignment spreads {global_batch + queue} images over {prototypes} prototypes; a queue "
-                        f"(Model.queue_length of about {prototypes}) or fewer prototypes make it well defined")
-    return warnings
-
-
 def build_callbacks(config: Mapping[str, Any], folder, interactive: bool) -> List[Callback]:
     """The callbacks that the Global section asks for; what writes files runs on rank 0 only."""
-    from passl.engine import log, monitor
+    from passl.engine import log, monitor, watch
 
     settings = config["Global"]
     if distributed.rank() != 0:
@@ -117,7 +101,8 @@ def build_callbacks(config: Mapping[str, Any], folder, interactive: bool) -> Lis
     callbacks: List[Callback] = [log.LogLines(settings["print_batch_step"]),
                                  monitor.JsonLines(folder / "metrics.jsonl"),
                                  monitor.CropPicture(folder / "first_batch.png"),
-                                 monitor.ClassNames(folder / "classes.txt")]
+                                 monitor.ClassNames(folder / "classes.txt"),
+                                 watch.LearningWatch()]
     if settings["progress"] == "bar" or settings["progress"] == "auto" and interactive:
         callbacks.append(log.ProgressBar())
     if settings["use_visualdl"]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Dict
 
 
@@ -10,6 +11,7 @@ class StepRecord:
     """One optimizer step as callbacks see it. Times are seconds; `statistics` are averages over micro-batches.
 
     epoch and iteration count from 0 (the log prints epochs from 1, as PASSL does); step counts over the whole run.
+    A step that was left out because it was not finite has no statistics, and a NaN loss when that was the reason.
     """
 
     epoch: int
@@ -24,9 +26,19 @@ class StepRecord:
     data_time: float
     statistics: Dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def values(self) -> Dict[str, float]:
+        """`statistics`, which are scalars on the device, as numbers: all fetched in one wait, the first time."""
+        if not self.statistics:
+            return {}
+        import paddle
+
+        stacked = paddle.stack([value.astype("float32").reshape([]) for value in self.statistics.values()])
+        return dict(zip(self.statistics, stacked.tolist()))
+
 
 class Callback:
-    """Base of everything that watches a run; statistics of a record are device tensors until `float` is called."""
+    """Base of everything that watches a run."""
 
     def on_train_start(self, trainer) -> None: ...
 
@@ -35,6 +47,9 @@ class Callback:
     def on_step(self, record: StepRecord) -> None: ...
 
     def on_epoch_end(self, epoch: int, averages: Dict[str, float]) -> None: ...
+
+    def on_evaluation_batch(self, epoch: int, record) -> None:
+        """`record` is a passl.evaluation.extract.BatchRecord."""
 
     def on_metrics(self, epoch: int, step: int, metrics: Dict[str, float]) -> None: ...
 

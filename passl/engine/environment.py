@@ -22,10 +22,13 @@ def prepare(num_threads: Optional[int] = None, flags: Optional[Mapping[str, Any]
     """Set what Paddle reads once, at its import, and return the number of CPU threads chosen.
 
     Paddle starts with one thread and without oneDNN; threads = cores and oneDNN on about halve a ResNet-50 step on a
-    CPU (docs/benchmarks.md). Variables the user has set are kept. `flags` is Global.flags (FLAGS_* names).
+    CPU (docs/benchmarks.md). Variables the user has set are kept, unless the config says otherwise: `num_threads` is
+    Global.num_threads, `flags` Global.flags (FLAGS_* names).
     """
-    threads = num_threads or max(1, available_cores() // ranks_on_this_machine())
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if num_threads:
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // ranks_on_this_machine())))
     if cpu:
         os.environ.setdefault("FLAGS_use_onednn", "1")  # Paddle 3
         os.environ.setdefault("FLAGS_use_mkldnn", "1")  # Paddle 2.6
@@ -34,8 +37,21 @@ def prepare(num_threads: Optional[int] = None, flags: Optional[Mapping[str, Any]
     return int(os.environ["OMP_NUM_THREADS"].split(",")[0])
 
 
-def select_device(name: str, key: str = "Global.device", remedy: str = "-o Global.device=cpu") -> str:
-    """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the kind in use.
+def set_tf32(allowed: bool) -> None:
+    """Let cuBLAS round the inputs of float32 matrix products to TF32's ten bits, which is several times faster, or not.
+
+    Paddle 2.6 allows it by default (GPUs from Ampere on). Paddle 3.3 sets NVIDIA_TF32_OVERRIDE=0, which forbids it
+    whatever is set here. Convolutions (cuDNN) are left as Paddle has them. Never run: there was no GPU.
+    """
+    from paddle.base import core
+
+    if hasattr(core, "set_cublas_switch"):
+        core.set_cublas_switch(allowed)
+
+
+def select_device(name: str, allow_tf32: bool = False, key: str = "Global.device",
+                  remedy: str = "-o Global.device=cpu") -> str:
+    """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the kind in use; `set_tf32` on a GPU.
 
     Of several accelerators it is the one that the launcher chose for this process. key, remedy: how the user has asked
     for a device and can ask for the CPU. ValueError when the installed Paddle has no support for `name`, with the
@@ -53,6 +69,8 @@ def select_device(name: str, key: str = "Global.device", remedy: str = "-o Globa
     if name == "gpu" and not paddle.device.cuda.device_count():
         raise ValueError(f"{key} is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or run with "
                          f"{remedy}")
+    if name == "gpu":
+        set_tf32(allow_tf32)
     paddle.set_device(launched_device(name))
     return name
 

@@ -21,7 +21,7 @@ class Interval(NamedTuple):
 
 
 def build_evaluations(config: Mapping[str, Any], loader, method, autocast: Callable) -> List[Any]:
-    """The evaluations that the Global section asks for; each has `interval`, `run(method)` and `close()`.
+    """The evaluations that the Global section asks for; each has `interval`, `run(method, on_batch)` and `close()`.
 
     loader: of the training data. Raises RunError or DataError for evaluations that could not work, before step 1.
     """

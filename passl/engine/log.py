@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from datetime import timedelta
@@ -41,7 +42,7 @@ def set_up(folder: Optional[Path], name: str = "train", rank: int = 0) -> loggin
 
 
 class Average:
-    """Mean of device scalars, summed on the device and fetched only when printed."""
+    """Mean of numbers or of device scalars, which are summed on the device and fetched only when `value` is called."""
 
     def __init__(self, total: float = 0.0, count: int = 0):
         self.total, self.count = total, count
@@ -58,7 +59,8 @@ class Average:
 
 
 class LogLines(Callback):
-    """`[Train][Epoch e/E][Iter: i/N] lr: , loss: , ..., batch_cost: , reader_cost: , ips: , eta: ` every few steps."""
+    """`[Train][Epoch e/E][Iter: i/N] lr: , loss: , ..., batch_cost: , reader_cost: , ips: , eta: ` every few steps,
+    `[Eval][Epoch e][Iter: i/N]loss: , batch_cost: , reader_cost: , ips: ` every few batches, and averages."""
 
     def __init__(self, every: int):
         self.every = max(1, every)
@@ -66,14 +68,14 @@ class LogLines(Callback):
     def on_train_start(self, trainer):
         self.remaining_steps = trainer.total_steps - trainer.step
         self.window: Dict[str, Average] = {}
-        self.epoch_averages: Dict[str, Average] = {}
+        self.epochs = trainer.epochs
         self.window_time, self.window_data, self.window_images, self.window_steps = 0.0, 0.0, 0, 0
         self.speed = None  # seconds per step, smoothed, for the eta
 
     def on_step(self, record: StepRecord):
-        for name, value in {"loss": record.loss, **record.statistics}.items():
-            self.window.setdefault(name, Average()).add(value)
-            self.epoch_averages.setdefault(name, Average()).add(value)
+        if math.isfinite(record.loss):  # else the step was left out
+            for name, value in {"loss": record.loss, **record.values}.items():
+                self.window.setdefault(name, Average()).add(value)
         self.window_time += record.step_time
         self.window_data += record.data_time
         self.window_images += record.images
@@ -103,7 +105,21 @@ class LogLines(Callback):
 
     def on_epoch_end(self, epoch, averages):
         values = ", ".join(f"{name}: {value:.5f}" for name, value in averages.items())
-        LOGGER.info(f"[Train][Epoch {epoch + 1}][Avg]{values}")
+        LOGGER.info(f"[Train][Epoch {epoch + 1}/{self.epochs}][Avg]{values}")
+
+    def on_evaluation_batch(self, epoch, record):
+        if record.iteration == 0:
+            self.evaluation = []
+        self.evaluation.append(record)
+        if record.iteration % self.every and record.iteration != record.iterations - 1:
+            return
+        seconds, data, images = (sum(part) for part in zip(*((one.step_time, one.data_time, one.images)
+                                                             for one in self.evaluation)))
+        values = "".join(f"{name}: {float(value):.5f}, " for name, value in record.values.items())
+        LOGGER.info(f"[Eval][Epoch {epoch + 1}][Iter: {record.iteration}/{record.iterations}]{values}"
+                    f"batch_cost: {seconds / len(self.evaluation):.5f}s, reader_cost: "
+                    f"{data / len(self.evaluation):.5f}s, ips: {images / max(seconds, 1e-9):.5f} images/sec")
+        self.evaluation = []
 
     def on_metrics(self, epoch, step, metrics):
         values = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())

@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any, Dict
-
-import numpy as np
 
 from passl.engine.callbacks import Callback, StepRecord
 
@@ -13,7 +13,8 @@ from passl.engine.callbacks import Callback, StepRecord
 class JsonLines(Callback):
     """`metrics.jsonl`: one object per step and per evaluation, appended.
 
-    A resumed run drops the lines at and after the step it resumes from, so that no step occurs twice.
+    A resumed run drops the lines at and after the step it resumes from, so that no step occurs twice. What is not
+    finite is written as null.
     """
 
     def __init__(self, path: Path):
@@ -29,20 +30,28 @@ class JsonLines(Callback):
                     continue  # the half line of a killed process
                 if record["step"] < trainer.step or (record["step"] == trainer.step and "loss" not in record):
                     kept.append(line)
-        self.path.write_text("".join(line + "\n" for line in kept))
+        # Aside and then in its place, so that a run killed here has lost nothing.
+        aside = self.path.with_name(f".{self.path.name}.new")
+        with open(aside, "w") as file:
+            file.write("".join(line + "\n" for line in kept))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, self.path)
         self.file = open(self.path, "a", buffering=1)
 
     def on_step(self, record: StepRecord):
-        values = {name: float(value) for name, value in record.statistics.items() if np.ndim(value) == 0}
         self._write({"step": record.step, "epoch": record.epoch + 1, "loss": record.loss,
                      "lr": record.learning_rates.get("default", next(iter(record.learning_rates.values()))),
-                     **values, "step_time": round(record.step_time, 6), "data_time": round(record.data_time, 6)})
+                     **record.values, "step_time": round(record.step_time, 6), "data_time": round(record.data_time, 6)})
 
     def on_metrics(self, epoch, step, metrics):
         self._write({"step": step, "epoch": epoch + 1, **{f"eval_{name}": value for name, value in metrics.items()}})
 
     def _write(self, record: Dict[str, Any]):
-        self.file.write(json.dumps(record) + "\n")
+        # JSON knows neither NaN nor infinity.
+        record = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for name, value in record.items()}
+        self.file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def on_train_end(self):
         self.file.close()
@@ -77,8 +86,8 @@ class VisualDL(Callback):
         self.writer.add_scalar("train_loss", record.loss, record.step)
         for name, rate in record.learning_rates.items():
             self.writer.add_scalar("lr" if name == "default" else f"lr/{name}", rate, record.step)
-        for name, value in record.statistics.items():
-            self.writer.add_scalar(f"train_{name}", float(value), record.step)
+        for name, value in record.values.items():
+            self.writer.add_scalar(f"train_{name}", value, record.step)
         self.writer.add_scalar("train_images_per_second", record.images / max(record.step_time, 1e-9), record.step)
         self.writer.add_scalar("train_data_wait_share", record.data_time / max(record.step_time, 1e-9), record.step)
 

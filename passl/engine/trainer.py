@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -14,13 +15,12 @@ import paddle
 from passl import distributed
 from passl.config import Config
 from passl.data import build_loader
-from passl.engine import checkpoint, environment, log, resume
+from passl.engine import checkpoint, environment, log, nonfinite, resume
 from passl.engine.agreement import agree
 from passl.engine.build import (
     build_callbacks,
     build_method,
     learning_rate_advice,
-    prototype_advice,
     refuse_unsupported,
     scaled_optimizer,
     untrained_trunk_advice,
@@ -33,10 +33,7 @@ from passl.models.recompute import recompute_stages
 from passl.optim.groups import GroupedOptimizer
 
 LOGGER = log.LOGGER
-
-
-class NonFiniteLoss(distributed.JointFailure):
-    """The loss became NaN or infinite and Global.max_nonfinite_steps does not allow for it."""
+MEMORY_PASS = -1  # the epoch number of the memory pass's random crops, which no epoch of training has
 
 
 class Trainer:
@@ -173,8 +170,9 @@ class Trainer:
             self.step += 1
             self.iteration += 1
             self.consumed += self.loader.global_batch_size
-            for name, value in {"loss": loss, **statistics}.items():
-                self.averages.setdefault(name, log.Average()).add(value)
+            if math.isfinite(loss):  # else the step was left out
+                for name, value in {"loss": loss, **statistics}.items():
+                    self.averages.setdefault(name, log.Average()).add(value)
             self._tell("on_step", record)
             if self._evaluate(epoch):
                 self._save(["latest", "best"])
@@ -202,8 +200,8 @@ class Trainer:
     def _train_step(self, batches: List[Dict[str, Any]], interrupt: Interrupt):
         """One optimizer step: (mean loss over ranks, statistics, whether some rank was told to stop)."""
         environment.seed_everything(self.seed, self.rank, self.step)
-        tolerant = self.config["Global"]["max_nonfinite_steps"] > 0
-        undo = self.method.undo_point() if tolerant else None
+        undo = self.method.undo_point()
+        self.method.before_step(self.step)
         with self.precision.autocast():
             plans = self.method.plan(batches)
         sizes = [batch["index"].shape[0] for batch in batches]
@@ -215,30 +213,33 @@ class Trainer:
                 with self.precision.autocast():
                     loss, values = self.method.training_step(batch, plan)
                 losses.append(loss.detach().astype("float32"))
-                if last:  # before the backward pass that the ranks reduce together
-                    total, stop, finite = self._agree(
-                        sum(share * value for share, value in zip(shares, losses)), interrupt)
-                    if not finite:
-                        self._nonfinite(total, undo)
-                        return total, {}, stop
+                if last:
+                    agreement = self._agree(sum(share * value for share, value in zip(shares, losses)), interrupt)
                 self.precision.backward(loss * shares[number])
             for name, value in values.items():
                 statistics[name] = statistics.get(name, 0.0) + value.detach() * shares[number]
-        self.method.after_backward(self.position)
+        broken, total, stop = agreement.tolist()  # only now: on a GPU the backward pass is being computed meanwhile
+        total = math.nan if broken else total / self.world_size
+        if not broken:
+            self.method.after_backward(self.position)
+        # Gradients are those the ranks have reduced, equal on all of them, so that all decide alike. Under loss scaling
+        # they are scaled still, and an overflow is the scaler's business.
+        if broken or (self.precision.scaler is None and not self.optimizer.gradients_finite()):
+            self._nonfinite(undo, loss_is_finite=not broken)
+            return total, {}, stop > 0
         if self.precision.step(self.optimizer):
             LOGGER.info(f"step {self.step} left out: its gradients overflowed float16, the loss scale is now "
                         f"{self.precision.scale():g} ({self.precision.skipped_steps} so far; some are normal)")
         self.optimizer.clear_grad()
         self.method.after_step(self.step)
-        return total, statistics, stop
+        return total, statistics, stop > 0
 
     def _agree(self, value: paddle.Tensor, interrupt: Interrupt):
-        """Mean loss over ranks, whether any rank wants to stop, whether all losses are finite: one small collective."""
-        mine = paddle.stack([paddle.where(value.isfinite(), value, paddle.zeros_like(value)),
-                             (~value.isfinite()).astype("float32"),
+        """[ranks whose loss is not finite, sum of the other losses, ranks that want to stop]: one small collective."""
+        mine = paddle.stack([(~value.isfinite()).astype("float32"),
+                             paddle.where(value.isfinite(), value, paddle.zeros_like(value)),
                              paddle.to_tensor(float(interrupt.requested is not None))])
-        total, broken, stop = distributed.all_reduce(mine).tolist()
-        return (total / self.world_size if not broken else math.nan), stop > 0, not broken
+        return distributed.all_reduce(mine)
 
     # ------------------------------------------------------------------------------------------------- batches
     def _on_device(self, host_batch: Mapping[str, Any]) -> Dict[str, Any]:
@@ -262,8 +263,11 @@ class Trainer:
                 for start in range(0, len(host_batch["index"]), size)]
 
     def _memory_pass(self):
-        """One pass over this rank's training data in the order of the current epoch, as device batches."""
-        for host_batch in self.loader.epoch(self.epoch):
+        """One pass over this rank's training data, as device batches: the current epoch's order, but crops of its own.
+
+        With the epoch's own crops the first labels would come from the very pixels that are then trained on them.
+        """
+        for host_batch in self.loader.epoch(self.epoch, augmentation_epoch=MEMORY_PASS):
             yield self._on_device(host_batch)
 
     def iteration_count(self) -> int:
@@ -297,7 +301,7 @@ class Trainer:
         # One network is evaluated, the one that is saved, although ranks without common statistics train their own.
         with distributed.statistics_of_rank_0(self.method.model) if self.own_statistics else nullcontext():
             for evaluation in due:
-                metrics.update(evaluation.run(self.method))
+                metrics.update(evaluation.run(self.method, partial(self._tell, "on_evaluation_batch", epoch)))
         self._tell("on_metrics", epoch, self.step, metrics)
         # Rank 0 decides: the ranks save together, and their last bits may differ.
         better = distributed.gather_objects(self.best is None or metrics["metric"] > self.best)[0]
@@ -306,25 +310,29 @@ class Trainer:
         LOGGER.info(f"[Eval][Epoch {epoch + 1}][best metric: {self.best:.5f}]")
         return better
 
-    def _nonfinite(self, loss: float, undo) -> None:
+    def _nonfinite(self, undo, loss_is_finite: bool) -> None:
+        """Leave the step out as if it had not been, or stop: at once when the weights themselves are broken."""
         settings = self.config["Global"]
         self.nonfinite_steps += 1
+        undo()  # before anything is looked at or saved: the forward pass has put NaN in batch norm and queue
+        named = self.optimizer.named_parameters()
+        gradients = nonfinite.broken([(name, value.grad) for name, value in named]) if loss_is_finite else []
+        weights = nonfinite.broken(named)
         self.optimizer.clear_grad()
-        if self.nonfinite_steps <= settings["max_nonfinite_steps"]:
-            undo()
-            LOGGER.warning(f"step {self.step}: the loss is not finite; step left out ({self.nonfinite_steps} of at "
-                           f"most {settings['max_nonfinite_steps']}, Global.max_nonfinite_steps)")
+        what = "a gradient" if loss_is_finite else "the loss"
+        state = nonfinite.diagnosis(gradients, weights)
+        if self.nonfinite_steps <= settings["max_nonfinite_steps"] and not weights:
+            LOGGER.warning(f"step {self.step}: {what} is not finite ({state}); step left out ({self.nonfinite_steps} "
+                           f"of at most {settings['max_nonfinite_steps']}, Global.max_nonfinite_steps)")
             return
         self._save(["nonfinite"])
-        broken = [name for name, parameter in self.method.model.named_parameters()
-                  if not bool(paddle.isfinite(parameter).all())]
-        state = (f"weights are already broken, first in {broken[0]}" if broken else
-                 "all weights are finite, so the forward pass overflowed")
-        raise NonFiniteLoss(
-            f"the loss became NaN or infinite at step {self.step} (epoch {self.epoch + 1}); {state}. State saved as "
-            f"{self.folder / 'nonfinite'}. Usual causes: a learning rate too high for the batch "
-            f"(now {self.optimizer.set_step(self.step)}), too short a warm-up, float16 overflow (try FP16.dtype "
-            "bfloat16 or level O0). Global.max_nonfinite_steps leaves out isolated bad steps.")
+        saved = f"State saved as {self.folder / 'nonfinite'}"
+        raise nonfinite.NonFiniteStep(
+            f"{what} became NaN or infinite at step {self.step} (epoch {self.epoch + 1}); {state}. "
+            + (f"{saved} to look at; resume from an older checkpoint. " if weights else
+               f"{saved}, as it was before this step. ")
+            + nonfinite.CAUSES.format(rates=self.optimizer.set_step(self.position))
+            + ("" if weights else " Global.max_nonfinite_steps leaves out isolated bad steps."))
 
     # ------------------------------------------------------------------------------------------------- state
     def _save(self, names: List[str]) -> None:
@@ -332,6 +340,8 @@ class Trainer:
         if self.own_statistics:
             rank_state["running_statistics"] = {name: buffer.numpy() for name, buffer in
                                                 distributed.running_statistics(self.method.model).items()}
+        if names != ["nonfinite"]:
+            nonfinite.refuse_broken_state(self.method.model.state_dict(), names)
         self.store.save(names, self.step, self._shared_files, rank_state)
         for name in names:
             if name != "latest":
@@ -371,9 +381,12 @@ class Trainer:
     def _announce(self) -> None:
         if self.precision.note:
             LOGGER.info(self.precision.note)
+        if self.device == "gpu":
+            LOGGER.info("float32 matrix products may use TF32" if self.config["Global"]["allow_tf32"] else
+                        "float32 matrix products keep float32's precision (Global.allow_tf32 True: TF32, faster)")
         batch = self.loader.global_batch_size
         LOGGER.info(f"{len(self.loader.dataset)} images, {self.iterations} iterations an epoch, global batch {batch} "
                     f"({self.world_size} x {self.loader.batch_size}), device {self.device}")
         for warning in (*learning_rate_advice(self.config, batch, self.method.published_rates),
-                        *prototype_advice(self.config, batch, len(self.loader.dataset))):
+                        *self.method.advice(batch, len(self.loader.dataset), self.epochs)):
             LOGGER.warning(warning)

@@ -1,8 +1,9 @@
 """Features of a whole data set: one pass in evaluation mode, in the order of the data set, exact over ranks."""
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
-from typing import Callable, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -16,6 +17,32 @@ class Shard(NamedTuple):
     features: np.ndarray
     labels: np.ndarray
     indices: np.ndarray
+
+
+class BatchRecord(NamedTuple):
+    """One batch of a pass over evaluation data, for the log; times in seconds, images over all ranks.
+
+    values: means of this rank up to here, as scalar tensors (the loss of a validation).
+    """
+
+    iteration: int
+    iterations: int
+    images: int
+    step_time: float
+    data_time: float
+    values: Mapping[str, Any]
+
+
+def watched(loader, on_batch: Optional[Callable[[BatchRecord], None]], values: Mapping[str, Any]) -> Iterator[Dict]:
+    """The loader's batches; tells `on_batch` of each when it has been dealt with and `values` are up to date."""
+    mark = time.perf_counter()
+    for iteration, batch in enumerate(loader.epoch(0)):
+        data_time = time.perf_counter() - mark
+        yield batch
+        if on_batch is not None:
+            on_batch(BatchRecord(iteration, len(loader), len(batch["index"]) * distributed.world_size(),
+                                 time.perf_counter() - mark, data_time, values))
+        mark = time.perf_counter()
 
 
 @contextmanager
@@ -36,18 +63,19 @@ def feature_function(network: Callable) -> Callable[[paddle.Tensor], paddle.Tens
     return getattr(network, "extract_feat", network)
 
 
-def extract_shard(network: paddle.nn.Layer, loader) -> Shard:
+def extract_shard(network: paddle.nn.Layer, loader, on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Shard:
     """This rank's features, without the rows that only pad a batch and without images that could not be read.
 
     network: gives pooled features by `extract_feat` (trunks and methods' models do), or by being called.
     loader: of labelled images (`passl.data.build_loader`); its sampler decides what this rank gets.
+    on_batch: is told of every batch.
     ValueError for multi-crop data or features that are not [B, F]; FloatingPointError when a feature is not finite.
     """
     function, normalize = feature_function(network), loader.normalizer
     features, filled = None, 0  # rows go where they stay: a list to be joined would need the memory twice
     labels, indices = [], []
     with evaluation_mode(network):
-        for batch in loader.epoch(0):
+        for batch in watched(loader, on_batch, {}):
             if "image" not in batch:
                 raise ValueError("features are extracted from single images, and this data set gives several crops of "
                                  "each: use ImageFolder with the evaluation transforms")
@@ -70,13 +98,14 @@ def extract_shard(network: paddle.nn.Layer, loader) -> Shard:
     return shard
 
 
-def extract_features(network: paddle.nn.Layer, loader) -> Tuple[np.ndarray, np.ndarray]:
+def extract_features(network: paddle.nn.Layer, loader,
+                     on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Tuple[np.ndarray, np.ndarray]:
     """(features float32 [N, F], labels int64 [N]) of the whole data set, equal on all ranks.
 
     Rows are in the order of the data set, each image once however the sampler spreads and pads them. Images that
     could not be read (`image_errors: skip`) are left out. Arguments and errors as in `extract_shard`.
     """
-    return gather(extract_shard(network, loader))
+    return gather(extract_shard(network, loader, on_batch))
 
 
 def gather(shard: Shard) -> Tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,8 @@ def trunk_of(model: paddle.nn.Layer) -> paddle.nn.Layer:
 class OnlineProbe:
     """A pretraining method with a linear classifier beside it; everything else is the method's own.
 
-    The classifier reads the trunk's pooled features of the first crops, detached, as the training step computes them;
+    The classifier reads the trunk's pooled features of the first crops (not of mixtures, which have no label of their
+    own: `Method.image_views`), detached, as the training step computes them;
     its gradient is formed here, so the method's graph, optimizer and checkpointed weights know nothing of it. SGD with
     momentum 0.9 and a constant rate. Statistics: probe_loss, probe_top1 (of training crops, rank-local). Its state is
     part of the run's checkpoint.
@@ -82,8 +83,10 @@ class OnlineProbe:
 
     def _observe(self, indices: np.ndarray) -> Dict[str, paddle.Tensor]:
         """Add one micro-batch to the gradient; its loss and accuracy."""
-        features = self._features
-        labels = paddle.to_tensor(np.tile(self.labels[indices], features.shape[0] // len(indices)))
+        features = self._features.reshape([-1, len(indices), self._features.shape[1]])  # [views, B, F]
+        views = self.method.image_views(features.shape[0])
+        features = paddle.concat([features[view] for view in views])
+        labels = paddle.to_tensor(np.tile(self.labels[indices], len(views)))
         known = (labels >= 0).astype("float32").unsqueeze(1)
         logits = self.logits(features)
         truth = F.one_hot(labels.clip(min=0), logits.shape[1])
@@ -129,10 +132,11 @@ class OnlineEvaluation:
         if bank is not None:
             self.neighbours = [k for k in neighbours if k <= len(bank.dataset)] or [len(bank.dataset)]
 
-    def run(self, method) -> Dict[str, float]:
+    def run(self, method, on_batch: Optional[Callable] = None) -> Dict[str, float]:
+        """`on_batch` is told of every batch, first of the queries, then of the bank."""
         with self.autocast():
-            queries, labels = extract_features(method.model, self.queries)
-            bank = extract_shard(method.model, self.bank) if self.bank is not None else None
+            queries, labels = extract_features(method.model, self.queries, on_batch)
+            bank = extract_shard(method.model, self.bank, on_batch) if self.bank is not None else None
         results: Dict[str, float] = {}
         if self.probe is not None:
             known = labels >= 0

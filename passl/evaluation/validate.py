@@ -9,7 +9,7 @@ import paddle
 
 from passl import distributed
 from passl.data import Loader
-from passl.evaluation.extract import evaluation_mode
+from passl.evaluation.extract import BatchRecord, evaluation_mode, watched
 from passl.registry import METRICS
 
 
@@ -24,23 +24,27 @@ def build_metrics(entries: Optional[Sequence[Mapping[str, Any]]], classes: int) 
 
 
 def validate(model: paddle.nn.Layer, loader: Loader, loss: Callable, metrics: Sequence[Any],
-             autocast: Callable[[], ContextManager] = nullcontext) -> Dict[str, float]:
+             autocast: Callable[[], ContextManager] = nullcontext,
+             on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Dict[str, float]:
     """{"loss": mean over images, and what the metrics report}, equal on all ranks; the first metric gives "metric".
 
-    Each labelled image counts once: rows that pad a batch and images that could not be read are left out.
+    Each labelled image counts once: rows that pad a batch and images that could not be read are left out. `on_batch`
+    is told of every batch, with the mean loss up to it.
     """
     normalize = loader.normalizer
     total = paddle.zeros([2], dtype="float64")  # summed loss, images
+    values: Dict[str, Any] = {}
     for metric in metrics:
         metric.reset()
     with evaluation_mode(model):
-        for batch in loader.epoch(0):
+        for batch in watched(loader, on_batch, values):
             with autocast():
                 logits = model(normalize(paddle.to_tensor(batch["image"])))
             labels = paddle.to_tensor(np.where(batch["valid"], batch["label"], -1))
             count = (labels >= 0).astype("float64").sum()
             value = loss(logits, labels).astype("float64")
             total = total + paddle.stack([value * count, count])
+            values["loss"] = total[0] / total[1].clip(min=1)
             for metric in metrics:
                 metric.update(logits, labels)
     loss_sum, images = distributed.all_reduce(total).tolist()
@@ -58,8 +62,8 @@ class Validation:
         self.loader, self.loss, self.metrics = loader, loss, metrics
         self.interval, self.autocast = interval, autocast
 
-    def run(self, method) -> Dict[str, float]:
-        return validate(method.model, self.loader, self.loss, self.metrics, self.autocast)
+    def run(self, method, on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Dict[str, float]:
+        return validate(method.model, self.loader, self.loss, self.metrics, self.autocast, on_batch)
 
     def close(self) -> None:
         self.loader.close()

@@ -28,14 +28,21 @@ def full_precision(function: Callable) -> Callable:
     return outside_autocast
 
 
+def check_positive(**settings: Tuple[float, float]) -> None:
+    """Refuse numbers that are not above 0; `settings` maps a key of the Model section to (its value, a usual one)."""
+    for key, (value, usual) in settings.items():
+        if not value > 0:
+            raise ValueError(f"Model.{key} is {value} and must be above 0: {usual} is usual")
+
+
 class Method:
     """A network, its loss and whatever state the loss needs between steps.
 
     The trainer calls, in this order:
       `distribute(wrap)` once, before the first step;
-      `on_epoch_start(epoch, embed)` at every epoch;
-      per step: `plan(batches)`, then `training_step(batch, plan)` and backward for every micro-batch, then
-      `after_backward(step)`, the optimizer, and `after_step(step)`.
+      `on_epoch_start(epoch, batches)` at every epoch;
+      per step: `before_step(step)`, `plan(batches)`, then `training_step(batch, plan)` and backward for every
+      micro-batch, then `after_backward(step)`, the optimizer, and `after_step(step)`.
     Nothing reaches back: a method never sees the trainer, the optimizer or the data loader.
 
     Attributes
@@ -43,6 +50,10 @@ class Method:
       network: what training calls: `model`, or its data-parallel wrapper.
       needs_memory_pass: the trainer hands `on_epoch_start` an iterator over the whole training set (see there).
       pretrained_part: what of Global.pretrained_model is used: "all" of it, or its "trunk".
+      prototype_heads: "one" when Model.backbone.nmb_prototypes is a number, "several" when it lists a number for each
+        head, "none" for a method without prototypes.
+      uniform_loss: the loss when every prediction is uniform, where a run that does not learn stays; with it and the
+        statistic `target_entropy` a run is watched for collapse (passl/engine/watch.py).
       published_rates: lowest and highest learning rate published for the recipe at a global batch of 256.
 
     Everything that outlives a step is either in `model` or returned by `shared_state` (equal on every rank) or
@@ -53,6 +64,8 @@ class Method:
     network: Callable
     needs_memory_pass = False
     pretrained_part = "all"
+    prototype_heads = "one"
+    uniform_loss: Optional[float] = None
     published_rates: Optional[Tuple[float, float]] = None
 
     def distribute(self, wrap: Callable[[paddle.nn.Layer], Callable]) -> None:
@@ -67,11 +80,19 @@ class Method:
         """Put the network in the mode its training uses."""
         self.model.train()
 
+    def advice(self, global_batch: int, images: int, epochs: int) -> List[str]:
+        """Warnings about settings that are possible but not sensible for this batch, number of images and length."""
+        return []
+
     def on_epoch_start(self, epoch: int, batches: Optional[Callable] = None) -> None:
         """Called, under autocast, before the first batch of an epoch (not when resuming in its middle).
 
-        `batches()` iterates once over this rank's training data, as device batches, when `needs_memory_pass`.
+        `batches()` iterates once over this rank's training data, as device batches, when `needs_memory_pass`: images in
+        the order of this epoch, crops that training never shows.
         """
+
+    def before_step(self, step: int) -> None:
+        """Called first in a step; `step` counts steps of the whole run from 0, those left out for a NaN included."""
 
     def plan(self, batches: Sequence[Dict[str, Any]]) -> List[Any]:
         """What must be computed over all micro-batches of a step before their gradients, one entry for each.
@@ -96,6 +117,10 @@ class Method:
     def after_step(self, step: int) -> None:
         """Called after the optimizer; `step` counts the optimizer steps really made, from 0."""
 
+    def image_views(self, count: int) -> List[int]:
+        """Which of the network's first `count` inputs of a step show the batch's images, and not mixtures of them."""
+        return list(range(count))
+
     def histograms(self) -> Dict[str, Any]:
         """Named arrays of counts since the epoch began, for monitoring (this rank's share)."""
         return {}
@@ -103,10 +128,13 @@ class Method:
     def undo_point(self) -> Callable[[], None]:
         """Remember what a forward pass changes besides gradients; the returned function puts it back.
 
-        Used when a step with a NaN loss is to be left out: batch norm has already mixed it into its statistics.
+        Taken before every step: when loss or gradients turn out NaN, batch norm has already mixed it into its
+        statistics. Copies what is not trainable (Paddle keeps running statistics among the parameters, marked so) of
+        the layers in training mode; a frozen trunk is none of them.
         """
-        # Paddle keeps running statistics among the parameters, marked as not trainable.
-        buffers = [(tensor, tensor.clone()) for tensor in self.model.state_dict().values() if tensor.stop_gradient]
+        buffers = [(tensor, tensor.clone()) for layer in self.model.sublayers(include_self=True) if layer.training
+                   for tensor in (*layer.parameters(include_sublayers=False), *layer.buffers(include_sublayers=False))
+                   if tensor.stop_gradient]
 
         def restore():
             for buffer, value in buffers:

@@ -42,6 +42,7 @@ class Classification(Method):
     # Only the trunk of Global.pretrained_model is used: a classifier starts afresh (Global.checkpoint resumes one).
     pretrained_part = "trunk"
     allow_untrained_trunk = True
+    prototype_heads = "none"
 
     def __init__(self, model: paddle.nn.Layer, classes: int, losses, metrics):
         self.model = self.network = model

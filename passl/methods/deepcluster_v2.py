@@ -34,13 +34,9 @@ class DeepClusterV2(EpochLabels):
                  dataset_size: int = 1, seed: int = 0):
         super().__init__(backbone, temperature, crops_for_assign, nmb_crops, batch_size, world_size,
                          iterations_per_epoch, crop_count, dataset_size, seed)
+        if kmeans_iterations < 0:
+            raise ValueError(f"Model.kmeans_iterations is {kmeans_iterations} and must not be below 0: 10 is usual")
         self.kmeans_iterations = kmeans_iterations
-        images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
-        largest = max(len(count) for count in self.counts)
-        if largest > images:
-            raise ValueError(f"k-means cannot find {largest} clusters in the {images} images of an epoch: lower "
-                             "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
-                             f"{max(2, images // 50)}")
         for prototypes in self.heads():
             prototypes.weight.stop_gradient = True
 
@@ -54,4 +50,4 @@ class DeepClusterV2(EpochLabels):
                        iterations=self.kmeans_iterations)
         weight = self.heads()[head].weight
         weight.set_value(found.centroids.astype(weight.dtype).t())
-        return HeadLabels(found.labels, found.counts)
+        return HeadLabels(found.labels.numpy(), found.counts.numpy())

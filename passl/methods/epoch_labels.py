@@ -9,21 +9,26 @@ import paddle
 import paddle.nn.functional as F
 
 from passl import distributed
-from passl.methods.base import Method, full_precision
+from passl.methods.base import Method, check_positive, full_precision
 from passl.methods.memory_bank import MemoryBank
 from passl.methods.swav import check_crops
 from passl.models.heads import Prototypes
 from passl.models.pretrain import PretrainModel
 
+FEW_IMAGES = 5  # fewer for a cluster are worth a warning; ImageNet has 427
+GATHERED_BYTES = 64 * 2**20  # soft labels of all ranks that are on the device at a time
 UNLABELLED = -100  # an image of which the bank has no embedding: the loss leaves it out
 
 
 class HeadLabels(NamedTuple):
-    """Labels of this rank's bank rows for one head: `hard` int64 [n], `counts` [K] over all ranks, `soft` [n, K]."""
+    """Labels of this rank's bank rows for one head: `hard` int64 [n], `counts` [K] over all ranks, `soft` [n, K].
 
-    hard: paddle.Tensor
-    counts: paddle.Tensor
-    soft: Optional[paddle.Tensor] = None
+    On the host: an accelerator has no room for soft labels of a whole data set.
+    """
+
+    hard: np.ndarray
+    counts: np.ndarray
+    soft: Optional[np.ndarray] = None
 
 
 class EpochLabels(Method):
@@ -31,13 +36,15 @@ class EpochLabels(Method):
 
     Training fills a memory bank with the embeddings of the assignment crops; at the start of the next epoch `label`
     turns bank rows into labels, one set for each prototype head (head h uses assignment crop h mod A). Before the
-    first epoch one pass without gradients, the network in training mode, fills the bank. Images not seen in the last
-    epoch (the incomplete last batch is dropped) have no label and do not count in the loss.
+    first epoch one pass without gradients, the network in training mode, fills the bank with other crops than the
+    epoch's. Images not seen in the last epoch (the incomplete last batch is dropped) have no label and do not count in
+    the loss.
 
     A subclass defines `label(head, embeddings, epoch)` -> HeadLabels.
     """
 
     needs_memory_pass = True
+    prototype_heads = "several"
 
     def __init__(self, backbone: Dict[str, Any], temperature: float, crops_for_assign: Sequence[int],
                  nmb_crops: Optional[Sequence[int]], batch_size: int, world_size: int, iterations_per_epoch: int,
@@ -46,6 +53,7 @@ class EpochLabels(Method):
             raise ValueError(f"{type(self).__name__} needs prototypes: set Model.backbone.nmb_prototypes, one number "
                              "for each head ([3000, 3000, 3000] for ImageNet)")
         check_crops(crops_for_assign, nmb_crops, crop_count)
+        check_positive(temperature=(temperature, 0.1))
         self.model = PretrainModel(backbone)
         self.network = self.model
         self.temperature = temperature
@@ -57,12 +65,19 @@ class EpochLabels(Method):
                                self.dtype)
         self.labels = paddle.full([len(self.heads()), dataset_size], UNLABELLED, "int64")
         self.counts = [np.zeros(head.weight.shape[1], np.int64) for head in self.heads()]
+        images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
+        largest = max(len(count) for count in self.counts)
+        if largest > images:
+            raise ValueError(f"the {images} images of an epoch cannot fill {largest} clusters: lower "
+                             "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
+                             f"{max(2, images // 50)}")
         self.targets: Optional[List[np.ndarray]] = None  # soft labels, for each head [N, K]; in host memory
         if soft:
             size = 4 * dataset_size * sum(len(count) for count in self.counts) / 2 ** 30
             if size > 8:
                 warnings.warn(f"soft labels of {dataset_size} images take {size:.0f} GiB of host memory in every "
-                              "process; Model.assignment: hard needs none of it", stacklevel=2)
+                              f"process and {size:.0f} GiB of every checkpoint; Model.assignment: hard needs none of "
+                              "it", stacklevel=2)
             self.targets = [np.zeros([dataset_size, len(count)], self.dtype) for count in self.counts]
         self._pending: List[Any] = []  # embeddings and indices of the current step; stored when the step has worked
 
@@ -73,6 +88,14 @@ class EpochLabels(Method):
     def label(self, head: int, embeddings: paddle.Tensor, epoch: int) -> HeadLabels:
         """Labels of this rank's bank rows [n, D], joint over all ranks."""
         raise NotImplementedError
+
+    def advice(self, global_batch, images, epochs):
+        largest = max(len(count) for count in self.counts)
+        if images >= FEW_IMAGES * largest:
+            return []
+        return [f"Model.backbone.nmb_prototypes {largest} leaves {images / largest:.1f} of the {images} training "
+                "images for a cluster, so that labels say little but which image it is; about 10 clusters per expected "
+                f"class are usual, e.g. {max(2, images // 50)}"]
 
     # ---------------------------------------------------------------------------------------------- once an epoch
     @paddle.no_grad()
@@ -95,12 +118,21 @@ class EpochLabels(Method):
         table = np.full(self.labels.shape, UNLABELLED, np.int64)
         for head in range(len(table)):
             found = self.label(head, self.bank.embeddings(head % len(self.crops_for_assign)), epoch)
-            table[head, indices] = distributed.all_gather_rows(found.hard).numpy()
-            self.counts[head] = found.counts.numpy()
+            table[head, indices] = distributed.all_gather_rows(paddle.to_tensor(found.hard)).numpy()
+            self.counts[head] = found.counts
             if self.targets is not None:
-                self.targets[head][:] = 0
-                self.targets[head][indices] = distributed.all_gather_rows(found.soft).numpy()
+                self._spread_soft(found.soft, self.targets[head])
         self.labels = paddle.to_tensor(table)
+
+    def _spread_soft(self, soft: np.ndarray, table: np.ndarray) -> None:
+        """Copy the soft labels [n, K] of all ranks to the rows of their images in `table` [N, K], block by block."""
+        table[:] = 0
+        size = max(1, GATHERED_BYTES // (table[:1].nbytes * distributed.world_size()))
+        longest = int(distributed.all_reduce(paddle.to_tensor([len(soft)]), "max").item())
+        for start in range(0, longest, size):
+            rows = slice(start, start + size)
+            indices = distributed.all_gather_rows(paddle.to_tensor(self.bank.indices[rows])).numpy()
+            table[indices] = distributed.all_gather_rows(paddle.to_tensor(soft[rows])).numpy()
 
     # ---------------------------------------------------------------------------------------------- one step
     def plan(self, batches):

@@ -9,7 +9,8 @@ import math
 from typing import Any, Dict, List, Optional
 
 from passl.clustering.balanced_labels import balanced_labels
-from passl.methods.base import names
+from passl.clustering.blocks import to_numpy
+from passl.methods.base import check_positive, names
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
 
@@ -28,7 +29,7 @@ class SeLaV2(EpochLabels):
       The sum gets stricter with the number of images: 0.1 on ImageNet is a mean of 8e-8, long after labels settle.
     sinkhorn_max_iterations: cap, with a warning when it is reached; the original has none and can run for ever.
     assignment: 'hard' (SeLa's argmax; the paper finds discrete labels fine when they come from the whole data set) or
-      'soft' (images x prototypes x heads numbers of host memory).
+      'soft' (images x prototypes x heads numbers of host memory, and as many in every checkpoint).
     crops_for_assign: crops whose embeddings are kept and labelled, normally the large ones.
     nmb_crops: PASSL's repetition of the data section's num_crops; checked against it when given.
     freeze_prototypes_niters: steps during which prototypes get no gradient; one epoch is usual.
@@ -43,6 +44,10 @@ class SeLaV2(EpochLabels):
                  iterations_per_epoch: int = 1, crop_count: Optional[int] = None, dataset_size: int = 1, seed: int = 0):
         if assignment not in ("soft", "hard"):
             raise ValueError(f"Model.assignment is '{assignment}'; choose soft or hard")
+        if sinkhorn_tolerance_mode not in ("mean", "sum"):
+            raise ValueError(f"Model.sinkhorn_tolerance_mode is '{sinkhorn_tolerance_mode}'; choose mean or sum")
+        check_positive(epsilon=(epsilon, 0.05), sinkhorn_tolerance=(sinkhorn_tolerance, 1e-3),
+                       sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
         super().__init__(backbone, temperature, crops_for_assign, nmb_crops, batch_size, world_size,
                          iterations_per_epoch, crop_count, dataset_size, seed, soft=assignment == "soft")
         self.transport = dict(temperature=temperature, exponent=temperature / epsilon, tolerance=sinkhorn_tolerance,
@@ -57,8 +62,10 @@ class SeLaV2(EpochLabels):
         super().on_epoch_start(epoch, batches)
 
     def label(self, head, embeddings, epoch):
-        found = balanced_labels(embeddings, self.heads()[head].weight, **self.transport)
-        return HeadLabels(found.labels, found.counts, found.assignments)
+        # Soft labels come back on the host only for rows that are there; the work is done on the device either way.
+        rows = embeddings if self.targets is None else embeddings.numpy()
+        found = balanced_labels(rows, self.heads()[head].weight, **self.transport)
+        return HeadLabels(to_numpy(found.labels), to_numpy(found.counts), found.assignments)
 
     def training_step(self, batch, plan):
         self.model.release_prototypes()

@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 
 from passl.clustering.sinkhorn import harden, sinkhorn
-from passl.methods.base import Method, full_precision, names
+from passl.methods.base import Method, check_positive, full_precision, names
 from passl.methods.queue import EmbeddingQueue
 from passl.models.pretrain import PretrainModel
 from passl.registry import METHODS
@@ -37,7 +37,8 @@ def assignment_statistics(targets: paddle.Tensor, counts: paddle.Tensor,
                           marginal_error: paddle.Tensor) -> Dict[str, paddle.Tensor]:
     """Scalars that tell a healthy run from a collapsed one.
 
-    targets: [A, B, K] assignments; counts: [A, K] images whose first choice a prototype is.
+    targets: [A, B, K] soft assignments, also when the loss is given hardened ones, whose entropy is always 0;
+      counts: [A, K] images whose first choice a prototype is.
 
     target_entropy: mean entropy of an assignment in nats (ln K: every prototype equally likely, i.e. collapse).
     prototypes_used: share of prototypes that are some image's first choice on this rank, per assignment crop;
@@ -93,6 +94,8 @@ class SwAV(Method):
                              "3000 for ImageNet)")
         if not isinstance(backbone["nmb_prototypes"], int):
             raise ValueError("SwAV has one prototype head: Model.backbone.nmb_prototypes must be a single number")
+        check_positive(temperature=(temperature, 0.1), epsilon=(epsilon, 0.05),
+                       sinkhorn_iterations=(sinkhorn_iterations, 3))
         check_crops(crops_for_assign, nmb_crops, crop_count)
         if crop_count is not None and crop_count < 2:
             raise ValueError("SwAV predicts one crop's assignment from another: set num_crops to at least 2 in all")
@@ -106,10 +109,13 @@ class SwAV(Method):
         self.assigned_views = list(crops_for_assign)
         self.queue_of_view = list(range(len(self.assigned_views)))
         self.epoch_queue_starts = epoch_queue_starts
+        self.iterations_per_epoch = iterations_per_epoch
         self.frozen_steps = freeze_prototypes_niters
+        self.is_frozen_by_epochs = freeze_prototypes_epochs is not None
         if freeze_prototypes_epochs is not None:
             self.frozen_steps = math.ceil(freeze_prototypes_epochs * iterations_per_epoch)
         self.hard = assignment == "hard"
+        self.uniform_loss = math.log(backbone["nmb_prototypes"])
         self.epoch = 0
         self.usage = paddle.zeros([backbone["nmb_prototypes"]])  # images per prototype (first choice) this epoch
         self.queue = None
@@ -157,7 +163,10 @@ class SwAV(Method):
         targets = harden(soft) if self.hard else soft
         counts = F.one_hot(targets.argmax(axis=-1), targets.shape[-1]).sum(axis=1)
         self.usage = self.usage + counts.sum(axis=0).astype(self.usage.dtype)
-        return targets, assignment_statistics(targets, counts, marginal_error)
+        statistics = assignment_statistics(soft, counts, marginal_error)
+        if self.queue is not None:
+            statistics["queue_used"] = paddle.full([], float(scores.shape[1] > batch_size))
+        return targets, statistics
 
     def plan(self, batches):
         """Joint targets of a step that is split into micro-batches, so that the split does not change them.
@@ -184,6 +193,42 @@ class SwAV(Method):
             self.model.hold_prototypes()
 
     # ---------------------------------------------------------------------------------------------- epochs, state
+    def advice(self, global_batch, images, epochs):
+        prototypes, warnings = self.usage.shape[0], []
+        if prototypes > images:
+            warnings.append(f"Model.backbone.nmb_prototypes {prototypes} exceeds the {images} training images: most "
+                            f"prototypes stay empty; about 10 per expected class is usual, e.g. {max(2, images // 50)}")
+        assigned = global_batch + (self.queue.total_length if self.queue is not None else 0)
+        if prototypes > 12 * assigned:
+            warnings.append(f"each assignment spreads {assigned} images over {prototypes} prototypes; a queue "
+                            f"(Model.queue_length of about {prototypes}) or fewer prototypes make it well defined")
+        return warnings + self._queue_advice(global_batch, epochs) + self._release_advice(epochs)
+
+    def _queue_advice(self, global_batch: int, epochs: int) -> List[str]:
+        """A queue that the run ends before it is used."""
+        if self.queue is None:
+            return []
+        length, start, steps = self.queue.total_length, self.epoch_queue_starts, epochs * self.iterations_per_epoch
+        filled = start * self.iterations_per_epoch + length // global_batch
+        remedy = f"-o Model.epoch_queue_starts={epochs // 10} starts it earlier, -o Model.queue_length=0 does without"
+        if start >= epochs:
+            return [f"the queue (Model.queue_length {length}) is never used: it starts in epoch {start}, counted from "
+                    f"0 (Model.epoch_queue_starts), and the run has {epochs}; {remedy}"]
+        if filled >= steps:
+            return [f"the queue (Model.queue_length {length}) never gets full and is not used before: that would take "
+                    f"{filled} steps, {length // global_batch} of them from epoch {start} on, and the run has {steps}; "
+                    f"a shorter queue gets full sooner, and {remedy}"]
+        return []
+
+    def _release_advice(self, epochs: int) -> List[str]:
+        """Prototypes that the run ends before they are released, unless it was said in epochs and so may be meant."""
+        steps = epochs * self.iterations_per_epoch
+        if self.frozen_steps < steps or self.is_frozen_by_epochs:
+            return []
+        return [f"the prototypes are never released: Model.freeze_prototypes_niters is {self.frozen_steps} and the run "
+                f"has {steps} steps; -o Model.freeze_prototypes_epochs={max(1, epochs // 10)} counts in epochs of your "
+                f"data, and ={epochs} keeps them still on purpose"]
+
     def on_epoch_start(self, epoch, batches=None):
         self.epoch = epoch
         self.usage = paddle.zeros_like(self.usage)
@@ -194,9 +239,11 @@ class SwAV(Method):
     def undo_point(self):
         restore_buffers = super().undo_point()
         queue = self.queue and (self.queue.entries, self.queue.filled)
+        usage = self.usage
 
         def restore():
             restore_buffers()
+            self.usage = usage
             if queue:
                 self.queue.entries, self.queue.filled = queue
 

@@ -116,11 +116,15 @@ class UnMixSwAV(SwAV):
                          assignment, batch_size, world_size, iterations_per_epoch, crop_count)
         self.unmix_prob, self.unmix_beta, self.compat = unmix_prob, unmix_beta, unmix_compat
         self.seed, self.step = seed, 0
+        self.uniform_loss *= 2  # SwAV's, once for the crops and, the two weighted, once for the mixtures
         # The network sees (crop 0, crop 1, mixture of 0, crop 2, crop 3, mixture of 2, ...).
         mixed = [position for position, crop in enumerate(self.crops_for_assign) if crop % 2 == 0]
         self.assigned_views = ([original(crop) for crop in self.crops_for_assign]
                                + [mixture_of(self.crops_for_assign[position]) for position in mixed])
         self.queue_of_view = [*range(len(self.crops_for_assign)), *mixed]
+
+    def before_step(self, step):
+        self.step = step
 
     def draw(self, sizes: Sequence[Tuple[int, int]]) -> Mixture:
         """This step's mixture, the same on every rank and for every micro-batch."""
@@ -136,6 +140,9 @@ class UnMixSwAV(SwAV):
                              "DataLoader.Train.dataset.num_crops even")
         self.mixture = self.draw([tuple(even.shape[2:]) for even, _ in pairs])
         return [view for pair, (even, odd) in enumerate(pairs) for view in (even, odd, mix(even, self.mixture, pair))]
+
+    def image_views(self, count):
+        return [view for view in range(count) if view % 3 != 2]
 
     @full_precision
     def loss(self, scores, targets):
@@ -165,16 +172,6 @@ class UnMixSwAV(SwAV):
 
     def _swapped(self, scores, targets):
         return swapped_loss(scores, targets, self.crops_for_assign, self.temperature)
-
-    def after_step(self, step):
-        self.step = step + 1
-
-    def shared_state(self):
-        return {**super().shared_state(), "step": self.step}
-
-    def load_shared_state(self, state):
-        super().load_shared_state(state)
-        self.step = state["step"]
 
 
 def original(crop: int) -> int:

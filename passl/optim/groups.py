@@ -8,6 +8,8 @@ import numpy as np
 import paddle
 
 from passl.optim.clip import clip_by_global_norm
+from passl.optim.larc import MomentumLARC
+from passl.optim.norms import norms, with_gradient
 from passl.registry import OPTIMIZERS, SCHEDULES
 
 
@@ -65,6 +67,25 @@ class GroupedOptimizer:
         if self.clip:
             clip_by_global_norm(self.parameters, self.clip["clip_norm"])
 
+    def gradients_finite(self) -> bool:
+        """Whether no gradient is NaN, infinite, or so large that its square is; call between backward and the step.
+
+        The gradients must be those the step uses: reduced over ranks, hence equal on all of them and so is the answer,
+        and not scaled. Costs one wait for the device for each group, which LARC saves in its step.
+        """
+        finite = True
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, MomentumLARC) and not self.clip:  # clipping would change what it has measured
+                finite = optimizer.measure() and finite
+            else:
+                gradients = [parameter.grad for parameter in with_gradient(optimizer._parameter_list)]
+                finite = bool(np.isfinite(norms(gradients)).all()) and finite
+        return finite
+
+    def named_parameters(self) -> List[Tuple[str, paddle.Tensor]]:
+        """(structured name, parameter) of everything a step may change."""
+        return [item for _, named, _, _ in self.groups for item in named]
+
     def clear_grad(self) -> None:
         for optimizer in self.optimizers:
             optimizer.clear_grad(set_to_zero=False)
@@ -90,7 +111,7 @@ class GroupedOptimizer:
         return state
 
     def set_state_dict(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        known = {name for _, named, _, _ in self.groups for name, _ in named}
+        known = {name for name, _ in self.named_parameters()}
         unknown = sorted(set(state) - known)
         if unknown:
             raise ValueError(f"the optimizer state belongs to another model: it has {unknown[0]}"

@@ -1,9 +1,12 @@
 """MomentumLARC: SGD with momentum under layer-wise adaptive rate control, as NVIDIA apex's LARC around torch's SGD."""
 from __future__ import annotations
 
+from typing import List, Optional, Tuple
+
 import numpy as np
 import paddle
 
+from passl.optim.norms import norms, with_gradient
 from passl.registry import OPTIMIZERS
 
 
@@ -17,7 +20,8 @@ class MomentumLARC(paddle.optimizer.Momentum):
     Parameters without gradient are skipped altogether. The trust ratio is inside the momentum buffer, the learning
     rate outside. No tensor is excluded: norms and biases are scaled too. (LARC: You et al. 2017, arXiv 1708.03888.)
 
-    clip: use min(eta/lr, 1) instead of eta, i.e. LARC's clipping mode; False in every published SwAV run.
+    clip: use min(eta/lr, 1) instead of eta, i.e. LARC's clipping mode (1 while lr is 0); False in every published
+      SwAV run.
     """
 
     def __init__(self, parameters, learning_rate: float = 0.0, momentum: float = 0.9, weight_decay: float = 0.0,
@@ -27,17 +31,28 @@ class MomentumLARC(paddle.optimizer.Momentum):
         self._trust = trust_coefficient
         self._clip = clip
         self._epsilon = epsilon
+        self._measured: Optional[List[Tuple[paddle.Tensor, float, float]]] = None  # by `measure`, for the next `step`
+
+    @paddle.no_grad()
+    def measure(self) -> bool:
+        """Fetch the norms that `step` needs; False when a gradient's is NaN or infinite.
+
+        Gradients must not change between `measure` and `step`; `step` measures by itself when nobody has.
+        """
+        parameters = with_gradient(self._parameter_list)
+        # All norms are fetched at once: one wait for the device a step, and plain numbers from here on.
+        pairs = norms([tensor for parameter in parameters for tensor in (parameter, parameter.grad)]).reshape(-1, 2)
+        self._measured = [(parameter, float(weight), float(gradient))
+                          for parameter, (weight, gradient) in zip(parameters, pairs)]
+        return bool(np.isfinite(pairs[:, 1]).all())
 
     @paddle.no_grad()
     def step(self):
-        parameters = [parameter for parameter in self._parameter_list
-                      if parameter.grad is not None and not parameter.stop_gradient]
-        if parameters:
-            # All norms are fetched at once: one wait for the device a step, and plain numbers from here on.
-            squares = paddle.stack([square_sum(tensor) for parameter in parameters
-                                    for tensor in (parameter, parameter.grad)]).numpy()
-            for parameter, (weight, gradient) in zip(parameters, np.sqrt(squares.astype(np.float64)).reshape(-1, 2)):
-                self._scale_gradient(parameter, float(weight), float(gradient))
+        if self._measured is None:
+            self.measure()
+        for parameter, weight, gradient in self._measured:
+            self._scale_gradient(parameter, weight, gradient)
+        self._measured = None
         super().step()
 
     def _scale_gradient(self, parameter, weight_norm: float, gradient_norm: float) -> None:
@@ -45,15 +60,8 @@ class MomentumLARC(paddle.optimizer.Momentum):
             return
         rate = self._trust * weight_norm / (gradient_norm + self._decay * weight_norm + self._epsilon)
         if self._clip:
-            rate = min(rate / self.get_lr(), 1.0)
+            learning_rate = self.get_lr()
+            rate = min(rate / learning_rate, 1.0) if learning_rate else 1.0  # the limit: warm-up may start at 0
         parameter.grad.scale_(rate)
         if self._decay:
             parameter.grad.add_(parameter.detach().scale(rate * self._decay))
-
-
-def square_sum(tensor: paddle.Tensor) -> paddle.Tensor:
-    """Sum of squares as a scalar of at least fp32 (a dot product: ten times faster than Paddle's norm on a CPU)."""
-    flat = tensor.detach().flatten()
-    if flat.dtype in (paddle.float16, paddle.bfloat16):
-        flat = flat.astype(paddle.float32)
-    return paddle.dot(flat, flat)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import paddle
 import pytest
@@ -122,6 +124,34 @@ def test_one_all_reduce_per_iteration():
         result = balanced_labels(sine_logits(24, 4, 0.3))
     assert counter.calls.count(("all_reduce", (4 + 1) * 8)) == result.iterations
     assert len(counter) == result.iterations + 5  # rows, finiteness, scale, first column sums, final counts
+
+
+class CountedReads(np.ndarray):
+    reads = 0
+
+    def __getitem__(self, key):
+        CountedReads.reads += isinstance(key, slice)
+        return super().__getitem__(key)
+
+
+def test_kernel_blocks_are_formed_once_when_there_is_room(path):
+    features, weight = np.random.default_rng(6).standard_normal((40, 6)).view(CountedReads), np.eye(6)
+    CountedReads.reads = 0
+    kept = balanced_labels(features, weight, exponent=1, block_size=10)
+    assert CountedReads.reads == 4 and kept.iterations > 1
+    again = balanced_labels(features, weight, exponent=1, block_size=10, kernel_memory=0)
+    assert CountedReads.reads == 4 + 4 * (again.iterations + 3)  # start, first column sums, iterations, labels
+    assert again.labels.tolist() == kept.labels.tolist() and again.error == kept.error
+
+
+def test_memory_of_kernel_blocks_is_reused():
+    features, weight = np.random.default_rng(7).standard_normal((2, 1500, 16)).astype(np.float32)
+    weight = np.tile(weight.T, (1, 2))  # 3000 clusters: 18 MB of float32 kernel
+    tracemalloc.start()
+    balanced_labels(features, weight, temperature=10, tolerance=0.5, tolerance_mode="mean", kernel_memory=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * 2**20
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

@@ -181,3 +181,13 @@ def test_not_finite_on_one_rank_stops_all(value):
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         kmeans(**arguments)
+
+
+def test_products_of_blocks_share_their_memory():
+    x, weight = unit_rows(10, 4, dtype=np.float32), unit_rows(6, 4).T  # in Fortran order, as transposed centroids are
+    addresses, expected = set(), x @ weight.astype(np.float32)
+    for rows, block, product in blocks.RowBlocks(x, "x", 6, block_size=4).products(weight):
+        addresses.add(product.ctypes.data)
+        np.testing.assert_array_equal(block, x[rows])
+        np.testing.assert_allclose(product, expected[rows], rtol=1e-5)
+    assert len(addresses) == 1

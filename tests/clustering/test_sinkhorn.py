@@ -5,6 +5,7 @@ import pytest
 
 from passl.clustering.sinkhorn import harden, sinkhorn
 from tests.golden.networks import load
+from tests.simulated_ranks import run_ranks
 
 
 def scores(batch, prototypes, offset=0.0):
@@ -48,6 +49,41 @@ def test_marginal_error_is_that_of_the_last_prototype_step():
     before_last = sinkhorn(data, 0.05, 4).soft.numpy().sum(0)
     expected = np.abs(before_last / before_last.mean() - 1).max()
     assert float(sinkhorn(data, 0.05, 5).marginal_error) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(8, 3), (2, 4, 3)])
+def test_numpy_in_numpy_out(dtype, shape):
+    data = scores(8, 3).reshape(shape[:-2] + (-1, 3)).astype(dtype)
+    found, expected = sinkhorn(data), sinkhorn(paddle.to_tensor(data))
+    assert type(found.soft) is np.ndarray and isinstance(expected.soft, paddle.Tensor)
+    assert found.soft.dtype == ("float64" if dtype == "float64" else "float32") and found.soft.shape == shape
+    np.testing.assert_array_equal(found.soft, expected.soft.numpy())
+    np.testing.assert_array_equal(found.marginal_error, expected.marginal_error.numpy())
+
+
+def test_given_collectives_join_the_ranks():
+    data = scores(9, 3).astype("float64")
+    parts = [data[:5], data[5:]]
+    found = run_ranks(2, lambda rank, collectives: sinkhorn(parts[rank], collectives=collectives).soft)
+    np.testing.assert_allclose(np.concatenate(found), sinkhorn(data).soft, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_spoils_its_problem_on_all_ranks_and_no_other(value):
+    data = np.stack([scores(8, 3), scores(8, 3, 0.4)])
+    data[1, 6, 2] = value
+    found = run_ranks(2, lambda rank, collectives: sinkhorn(data[:, 4 * rank:4 * rank + 4], collectives=collectives))
+    soft = np.concatenate([result.soft for result in found], axis=1)
+    assert np.isnan(soft[1]).all() and all(np.isnan(result.marginal_error[1]) for result in found)
+    np.testing.assert_allclose(soft[0], sinkhorn(data[0]).soft, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3, "float32"), np.zeros((1, 2, 3, 4)), np.zeros((4, 3), "int64"),
+                                   paddle.zeros([4, 3], "int32"), paddle.zeros([3])])
+def test_anything_but_float_scores_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"needs float scores \[N, K\] or \[A, N, K\], got \w+ of shape \["):
+        sinkhorn(wrong)
 
 
 def test_half_precision_scores_are_widened():

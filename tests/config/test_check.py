@@ -193,6 +193,8 @@ def test_batch_norm_modes(checked, mode, expected):
     ("Optimizer.tensor_fusion=True", "Optimizer.tensor_fusion", "gradients are reduced in buckets already"),
     ("DataLoader.Train.loader.collate_fn=f", "DataLoader.Train.loader.collate_fn",
      "each dataset knows how its samples are batched"),
+    ("DataLoader.Train.loader.use_shared_memory=False", "DataLoader.Train.loader.use_shared_memory",
+     "workers always hand batches over in anonymous shared memory, which needs no /dev/shm"),
     ("Optimizer.lr={name: TimmCosine, learning_rate: 1, last_epoch: 0}", "Optimizer.lr.last_epoch",
      "the position follows from the step"),
 ])

@@ -53,6 +53,17 @@ def test_epochs_differ_and_do_not_depend_on_history(image_tree):
     assert_equal_batches(list(multi_crop(image_tree).epoch(1)), second)
 
 
+def test_augmentation_epoch_keeps_the_order_and_changes_the_crops(image_tree):
+    loader = multi_crop(image_tree)
+    for epoch in (0, 2):
+        own, other = list(loader.epoch(epoch)), list(loader.epoch(epoch, augmentation_epoch=-1))
+        for batch, again in zip(own, other):
+            np.testing.assert_array_equal(batch["index"], again["index"])
+            assert all((a != b).any() for a, b in zip(batch["crops"], again["crops"]))
+        index = int(other[1]["index"][2])
+        np.testing.assert_array_equal(other[1]["crops"][3][2], loader.dataset[(-1, index)][0][3])
+
+
 @pytest.mark.dist
 @pytest.mark.parametrize("workers", [1, 3])
 def test_number_of_workers_changes_nothing(image_tree, workers):

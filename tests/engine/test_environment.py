@@ -1,6 +1,7 @@
-"""The GPU of a process is the one the launcher chose, selected before NCCL joins and not changed after; stand-ins."""
+"""What is set before a run, with stand-ins for GPUs: the device the launcher chose, and how it multiplies."""
 import paddle
 import pytest
+from paddle.base import core
 
 from passl.cli.run import open_run
 from passl.config import check, load_config
@@ -53,7 +54,7 @@ def test_a_run_keeps_the_device_that_was_selected(calls, config, monkeypatch):
     monkeypatch.setenv("PADDLE_LOCAL_RANK", "0")
     monkeypatch.setenv("FLAGS_selected_gpus", "5,6")
     checked = check(load_config(str(config), ["Global.device=gpu"]))
-    with open_run(checked, "train", save_config=False):
+    with open_run(checked, "train", show_config=False):
         selected = list(calls)
         monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: False)  # its network is built on this machine
         run = Trainer(checked)
@@ -68,3 +69,29 @@ def test_batches_that_all_ranks_share_are_refused(config):
     refuse_unsupported(checked, 1)
     with pytest.raises(RunError, match="gives each of the 2 processes the same images: use DistributedBatchSampler"):
         refuse_unsupported(checked, 2)
+
+
+@pytest.mark.parametrize("arguments, expected", [((), False), ((False,), False), ((True,), True)])
+def test_matrix_products_on_a_gpu_keep_float32_unless_told_otherwise(monkeypatch, arguments, expected):
+    switched, devices = [], []
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(paddle, "set_device", devices.append)
+    monkeypatch.setattr(core, "set_cublas_switch", switched.append, raising=False)
+    monkeypatch.delenv("PADDLE_LOCAL_RANK", raising=False)
+    assert environment.select_device("auto", *arguments) == "gpu"
+    assert switched == [expected] and devices == ["gpu"]
+    assert environment.select_device("cpu", *arguments) == "cpu" and switched == [expected]  # nothing to switch there
+
+
+@pytest.mark.parametrize("configured, inherited, expected", [
+    (None, None, "3"), (None, "5", "5"), (2, None, "2"), (2, "5", "2")])
+def test_the_configured_number_of_threads_wins_over_the_environment(monkeypatch, configured, inherited, expected):
+    monkeypatch.setattr(environment, "available_cores", lambda: 6)
+    monkeypatch.setenv("PADDLE_TRAINER_ENDPOINTS", "10.0.0.1:1,10.0.0.1:2,10.0.0.2:1")
+    monkeypatch.setenv("PADDLE_CURRENT_ENDPOINT", "10.0.0.1:2")
+    monkeypatch.setenv("OMP_NUM_THREADS", inherited or "")
+    if inherited is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    assert environment.prepare(configured, cpu=False) == int(expected)
+    assert environment.os.environ["OMP_NUM_THREADS"] == expected

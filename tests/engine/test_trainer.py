@@ -2,10 +2,8 @@
 import json
 import signal
 
-import paddle
 import pytest
 
-from passl.engine.trainer import NonFiniteLoss
 from tests.engine.runs import assert_same_state, state_of, trainer
 
 
@@ -62,54 +60,3 @@ def test_first_signal_finishes_the_step_saves_and_tells_how_to_resume(config, st
     resumed = trainer(config, f"Global.checkpoint={run.folder / 'latest'}")
     resumed.run()
     assert_same_state(straight_run[0], state_of(resumed))
-
-
-def nan_at(run, *steps):
-    original = run.method.training_step
-
-    def training_step(batch, plan):
-        loss, statistics = original(batch, plan)
-        return (loss * float("nan") if run.step in steps and training_step.armed else loss), statistics
-
-    training_step.armed = True
-    run.method.training_step = training_step
-
-
-def test_nan_loss_stops_with_diagnosis_and_saved_state(config):
-    run = trainer(config)
-    nan_at(run, 4)
-    with pytest.raises(NonFiniteLoss, match=r"step 4 \(epoch 1\); all weights are finite.*nonfinite") as failure:
-        run.run()
-    assert "learning rate" in str(failure.value)
-    resumed = trainer(config, f"Global.checkpoint={run.folder / 'nonfinite'}")
-    assert resumed.step == 4 and all(bool(paddle.isfinite(p).all()) for p in resumed.method.model.parameters())
-
-
-def test_isolated_nan_steps_are_left_out_without_a_trace(config):
-    run = trainer(config, "Global.max_nonfinite_steps=1", "Global.max_train_step=8")
-    nan_at(run, 6)
-    before = {}
-    original = run._train_step
-
-    def train_step(batches, interrupt):
-        if run.step == 6:
-            before.update(state_of(run))
-        result = original(batches, interrupt)
-        if run.step == 6:
-            after = state_of(run)
-            normalised = "res_model.prototypes.weight"  # re-normalised at every step, to the same unit columns
-            for state in (before, after):
-                state.pop(normalised)
-            assert_same_state(before, after)
-        return result
-
-    run._train_step = train_step
-    run.run()
-    assert run.step == 8 and run.nonfinite_steps == 1
-
-
-def test_more_nan_steps_than_allowed_stop_the_run(config):
-    run = trainer(config, "Global.max_nonfinite_steps=1")
-    nan_at(run, 1, 2)
-    with pytest.raises(NonFiniteLoss, match="step 2"):
-        run.run()

@@ -8,6 +8,7 @@ from passl.evaluation.online import OnlineProbe
 from passl.methods.base import Method
 from tests.distributed.ranks import run_ranks
 from tests.engine.runs import assert_same_state, state_of, trainer, write_config, write_images
+from tests.methods import family
 from tests.methods.classifiers import lines
 
 QUERIES = "DataLoader.Eval={dataset: {name: ImageFolder, root: %s, transform: [Normalize: {mean: 0.5, std: 0.25}]}, " \
@@ -111,6 +112,27 @@ def test_online_probe_on_two_ranks_equals_one(tmp_path):
     for run in run_ranks(probe_steps, 2, tmp_path):
         np.testing.assert_allclose(run.result["weight"], weight, atol=1e-6)
         np.testing.assert_allclose(run.result["bias"], bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("model, crops", [("SwAV", [0, 1]), ("UnMixSwAV", [0, 1])])
+def test_online_probe_reads_images_and_no_mixtures(model, crops):
+    method = family.build(model)
+    method.train()
+    method.on_epoch_start(0)
+    probe = OnlineProbe(method, np.arange(family.IMAGES) % 3, 3)
+    seen = []
+    probe.logits = lambda features: seen.append(features.numpy()) or paddle.zeros([features.shape[0], 3])
+    batch = next(family.batches(0, dtype="float32"))
+    shown = []
+    method.model.res_model.encoder.register_forward_pre_hook(lambda layer, inputs: shown.append(inputs[0]))
+    probe.training_step(batch, probe.plan([batch])[0])
+    rows = family.GLOBAL_BATCH
+    views = probe._features.numpy().reshape([-1, rows, probe._features.shape[1]])
+    for place, crop in enumerate(crops):
+        view, = (number for number in range(len(views))
+                 if (shown[0][number * rows:(number + 1) * rows] == batch["crops"][crop]).all())
+        np.testing.assert_array_equal(seen[0][place * rows:(place + 1) * rows], views[view])
+    assert len(seen[0]) == len(crops) * rows
 
 
 @pytest.mark.parametrize("overrides, message", [

@@ -85,6 +85,7 @@ def train(model, mixing_ranks=1):
             if hasattr(method, "labels"):
                 labels.append(method.labels.numpy())
             for batch in batches(epoch, rank, world_size):
+                method.before_step(step)
                 loss, _ = method.training_step(batch, method.plan([batch])[0])
                 loss.backward()
                 method.after_backward(step)

@@ -78,9 +78,7 @@ def trajectory(name, dtype, rank=0, world_size=1, wrap=lambda model: model):
     return {"losses": np.array(losses), "labels": np.array(labels), "bank": np.array(norms), **final}
 
 
-# In fp32 the last steps are looser than 1e-3: moving the initial weights by one rounding (6e-8) moves the losses of the
-# float64 run by up to 2e-3 there, so no fp32 run can be pinned closer. Labels are equal all the same.
-PRECISIONS = [("float64", "fp64", dict(atol=1e-7, rtol=0), 1e-6), ("float32", "fp32", dict(rtol=3e-3), 5e-3)]
+PRECISIONS = [("float64", "fp64", dict(atol=1e-7, rtol=0), 1e-6), ("float32", "fp32", dict(rtol=1e-3), 5e-3)]
 
 
 @pytest.mark.parametrize("dtype, suffix, tolerance, final_rtol", PRECISIONS)
@@ -89,7 +87,6 @@ def test_trajectory_equals_reference(dtype, suffix, tolerance, final_rtol):
     found = trajectory(f"deepclusterv2_w1_s0_{suffix}.json", dtype)
     np.testing.assert_array_equal(found["labels"], golden["assignments_per_epoch"])
     np.testing.assert_allclose(found["losses"], golden["losses_per_rank"][0], **tolerance)
-    np.testing.assert_allclose(found["losses"][:9], golden["losses_per_rank"][0][:9], rtol=1e-3)
     check_final(found, golden, final_rtol)
 
 
@@ -107,7 +104,11 @@ def test_two_ranks_equal_reference(tmp_path, dtype, suffix, tolerance, final_rto
     golden = load(name)
     for run in run_ranks(golden_rank, 2, tmp_path, timeout=240, name=name, dtype=dtype):
         np.testing.assert_array_equal(run.result["labels"], golden["assignments_per_epoch"])
-        np.testing.assert_allclose(run.result["losses"], golden["losses_per_rank"][run.rank], **tolerance)
+        losses, expected = run.result["losses"], golden["losses_per_rank"][run.rank]
+        np.testing.assert_allclose(losses[:11], expected[:11], **tolerance)
+        # The twelfth in fp32 is 1.5e-3 off: moving the initial weights by one rounding (6e-8) moves the loss of the
+        # float64 run by up to 2e-3 there, so no fp32 run can be pinned closer. Labels are equal all the same.
+        np.testing.assert_allclose(losses[11], expected[11], **(tolerance if dtype == "float64" else dict(rtol=3e-3)))
         if run.rank == 0:
             check_final(run.result, golden, final_rtol)
 
@@ -208,11 +209,6 @@ def test_nan_in_the_bank_is_an_error():
     method.bank.push(paddle.to_tensor(embeddings), np.arange(24))
     with pytest.raises(FloatingPointError, match="NaN"):
         method.on_epoch_start(0)
-
-
-def test_fewer_images_than_clusters_is_refused_before_the_first_step():
-    with pytest.raises(ValueError, match="25 clusters in the 24 images of an epoch: lower Model.backbone.nmb_proto"):
-        family.build("DeepClusterV2", nmb_prototypes=[5, 25])
 
 
 def test_labels_of_other_data_are_refused():

@@ -57,3 +57,24 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, images, model):
     if "labels" in straight.method.shared_state():
         labels = straight.method.labels.numpy()
         assert labels.shape[1] == IMAGES and (labels == -100).sum(1).tolist() == [2] * len(labels)
+
+
+@pytest.mark.parametrize("model", ["DeepClusterV2", "SeLaV2"])
+def test_memory_pass_has_the_order_of_the_first_epoch_and_crops_of_its_own(tmp_path, images, model):
+    run = trainer(config(tmp_path, images, model))
+    passed, received = [], run.method.on_epoch_start
+
+    def on_epoch_start(epoch, batches):
+        received(epoch, lambda: (passed.append(batch) or batch for batch in batches()))
+
+    run.method.on_epoch_start = on_epoch_start
+    run.run()
+    assert len(passed) == run.iterations  # once, before the first epoch
+    for epoch in range(run.epochs):
+        trained = [run._on_device(batch) for batch in run.loader.epoch(epoch)]
+        same_order = all((a["index"] == b["index"]).all() for a, b in zip(passed, trained))
+        assert same_order == (epoch == 0)
+        shown = {int(index): crop for batch in trained for index, crop in zip(batch["index"], batch["crops"][0])}
+        for batch in passed:
+            for index, crop in zip(batch["index"], batch["crops"][0]):
+                assert int(index) not in shown or (crop != shown[int(index)]).any()

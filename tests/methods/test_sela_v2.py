@@ -4,6 +4,8 @@ import paddle
 import pytest
 
 from passl.clustering.balanced_labels import balanced_labels
+from passl.distributed import collective_counter
+from passl.methods import epoch_labels
 from tests.methods import family
 
 
@@ -61,6 +63,25 @@ def test_soft_targets_are_the_rows_of_the_transport():
     assert np.isfinite(soft_loss) and abs(soft_loss - hard_loss) > 1e-4
 
 
+def test_soft_targets_are_on_the_device_in_blocks_only(monkeypatch):
+    whole = started("SeLaV2 soft")
+    monkeypatch.setattr(epoch_labels, "GATHERED_BYTES", 5 * 5 * 4)  # five rows of five clusters, six of four
+    with collective_counter() as counter:
+        blocked = started("SeLaV2 soft")
+    assert max(size for name, size in counter.calls if name == "all_gather") == 24 * 8  # hard labels, sample indices
+    assert [size for _, size in counter.calls].count(100) == 4 and 24 * 4 * 4 not in [s for _, s in counter.calls]
+    for one, other in zip(whole.targets, blocked.targets):
+        np.testing.assert_array_equal(one, other)
+    assert isinstance(blocked.label(0, blocked.bank.embeddings(0), 0).soft, np.ndarray)
+
+
+def test_size_of_soft_targets_is_said():  # zeros that nobody touches take no memory
+    with pytest.warns(UserWarning, match="15 GiB of host memory in every process and 15 GiB of every checkpoint"):
+        family.METHODS.build({"name": "SeLaV2", "assignment": "soft", "backbone": {
+            "type": "resnet18", "stem": "small", "base_channels": 4, "output_dim": 8, "nmb_prototypes": [4000]}},
+            dataset_size=1_000_000, crop_count=2, iterations_per_epoch=4000)
+
+
 def test_soft_and_hard_losses_agree_when_targets_are_one_hot():
     method, hard = started("SeLaV2 soft"), started("SeLaV2")
     for head, labels in enumerate(method.labels.numpy()):
@@ -68,8 +89,8 @@ def test_soft_and_hard_losses_agree_when_targets_are_one_hot():
     assert one_step(method, 1)[0] == pytest.approx(one_step(hard, 1)[0], rel=1e-5)
 
 
-def test_equal_embeddings_and_fewer_images_than_clusters_are_defined():
-    method = family.build("SeLaV2", nmb_prototypes=[40])
+def test_equal_embeddings_are_defined():
+    method = family.build("SeLaV2")
     method.bank.push(paddle.ones([2, 24, 8]), np.arange(24))
     method.on_epoch_start(0)
     assert len(set(method.labels.numpy()[0, :24])) == 1

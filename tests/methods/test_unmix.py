@@ -6,8 +6,10 @@ import pytest
 from passl.clustering.sinkhorn import sinkhorn
 from passl.methods.swav import swapped_loss
 from passl.methods.unmix import Mixture, UnMixSwAV, draw_mixture, mix, own_share
+from tests.engine.runs import trainer, write_images
 from tests.golden import formula
 from tests.golden.networks import fill, load, network
+from tests.methods.test_family_resume import config
 from tests.methods.test_swav import scores
 
 GOLDEN = load("unmix_s0.json")
@@ -131,9 +133,9 @@ def test_draws_follow_seed_and_step_alone():
     one = first.draw(SIZES)
     np.random.seed(2)
     assert second.draw(SIZES) == one
-    first.after_step(0)
+    first.before_step(1)
     assert first.draw(SIZES) != one
-    second.load_shared_state(first.shared_state())
+    second.before_step(1)
     assert second.draw(SIZES) == first.draw(SIZES)
 
 
@@ -168,6 +170,7 @@ def test_any_batch_size_up_to_one_image():
     (dict(compat="fixed"), "choose paper or reference"),
     (dict(unmix_prob=1.5), "between 0 and 1"),
     (dict(unmix_beta=0.0), "above 0"),
+    (dict(sinkhorn_iterations=0), "Model.sinkhorn_iterations is 0 and must be above 0: 3 is usual"),
 ])
 def test_refused_settings(options, message):
     with pytest.raises(ValueError, match=message):
@@ -178,3 +181,20 @@ def test_refused_settings(options, message):
 def test_crops_that_make_no_pairs_are_named(sizes):
     with pytest.raises(ValueError, match=r"pairs of one size, got sides \[16, "):
         build().views({"crops": crops(sizes=sizes)})
+
+
+def test_every_step_has_a_mixture_of_its_own_also_after_one_left_out(tmp_path):
+    """A step that is left out for a NaN still counts: the next one must not mix as it did."""
+    path = config(tmp_path, write_images(tmp_path / "images"), "UnMixSwAV")
+    run = trainer(path, "Global.max_train_step=4", "Global.max_nonfinite_steps=1")
+    step, mixtures = run.method.training_step, []
+
+    def training_step(batch, plan):
+        loss, statistics = step(batch, plan)
+        mixtures.append(run.method.mixture)
+        return (loss * float("nan") if run.step == 1 else loss), statistics
+
+    run.method.training_step = training_step
+    run.run()
+    sizes = [(16, 16), (12, 12)]
+    assert mixtures == [draw_mixture(np.random.default_rng([run.seed, step]), sizes, 0.5, 1.0) for step in range(4)]

@@ -5,7 +5,7 @@ import pytest
 
 from passl.registry import BACKBONES
 from tests.golden import formula
-from tests.golden.networks import fill, load
+from tests.golden.networks import fill, load, torch_name
 
 
 @pytest.mark.parametrize("case", ["forward_resnet50_s0.json",
@@ -24,3 +24,10 @@ def test_forward_equals_reference(case):
     np.testing.assert_allclose(scores.numpy()[:, :20], golden["scores_first20"], atol=1e-4)
     np.testing.assert_allclose(trunk[:, :32], golden["trunk_first32_crop0"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(trunk, axis=1), golden["trunk_norm_crop0"], rtol=1e-4)
+
+
+def test_order_of_trainable_parameters_equals_the_reference():
+    expected = load("reference_functions.json")["trainable_order_resnet50"]
+    network = BACKBONES.build({"type": "resnet50", "normalize": True, "hidden_mlp": 8, "output_dim": 4,
+                               "nmb_prototypes": 3}, key="type")
+    assert [torch_name(name) for name, p in network.named_parameters() if not p.stop_gradient] == expected

@@ -37,3 +37,14 @@ def test_clip_bounds_the_rate_by_the_learning_rate(learning_rate, expected_rate)
     MomentumLARC([w], learning_rate, 0.9, 0.0, 0.001, clip=True).step()
     np.testing.assert_allclose(w.numpy(), np.array([3, 4]) - learning_rate * expected_rate * np.array([0.6, -0.8]),
                                rtol=1e-6)
+
+
+def test_clip_at_the_start_of_a_warm_up_from_zero():
+    w = parameter([3, 4])
+    optimizer = MomentumLARC([w], 0.0, 0.9, 0.0, 0.001, clip=True)
+    for learning_rate, expected in ((0.0, [3, 4]), (1e-4, [3 - 1e-4 * 1.9 * 0.6, 4 + 1e-4 * 1.9 * 0.8])):
+        (w * paddle.to_tensor([0.6, -0.8])).sum().backward()
+        optimizer.set_lr(learning_rate)
+        optimizer.step()  # at 0 nothing moves, but the gradient enters the momentum buffer unscaled
+        optimizer.clear_grad()
+        np.testing.assert_allclose(w.numpy(), expected, rtol=1e-7)

@@ -58,10 +58,19 @@ def test_offline_recipes_are_swavs_with_three_heads(file, crops, scales, level):
     data = config.DataLoader.Train.dataset
     assert tuple(n for pair in zip(data.size_crops, data.num_crops) for n in pair) == crops
     assert data.min_scale_crops[0] == scales and config.FP16.level == level
+    assert [*zip(data.min_scale_crops, data.max_scale_crops)][1:] == [(0.05, 0.14)] * (len(data.size_crops) - 1)
+    assert config.Optimizer.weight_decay == 1e-6 and config.Optimizer.momentum == 0.9
+    assert (config.Model.temperature, list(config.Model.crops_for_assign)) == (0.1, [0, 1])
     assert list(config.Model.backbone.nmb_prototypes) == [3000] * 3
     lr = config.Optimizer.lr
     assert (lr.learning_rate, lr.eta_min, lr.warmup_epoch, lr.warmup_start_lr) == (4.8, 0.0048, 10, 0.3)
     assert config.DataLoader.Train.sampler.batch_size * 64 == 4096
+    if config.Model.name.startswith("deepclusterv2"):
+        assert config.Model.kmeans_iterations == 10
+        return
+    assert (config.Model.epsilon, config.Model.sinkhorn_tolerance, config.Model.sinkhorn_tolerance_mode,
+            config.Model.sinkhorn_max_iterations, config.Model.assignment, config.Model.freeze_prototypes_niters
+            ) == (0.05, 1e-3, "mean", 2000, "hard", 313)
 
 
 @pytest.mark.parametrize("path", [path for path in PRETRAINING if "unmix" in path.name], ids=name)

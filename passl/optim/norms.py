@@ -1,0 +1,32 @@
+"""Sums of squares of many tensors with one wait for the device, and what they tell about NaN and infinity."""
+from __future__ import annotations
+
+from typing import Iterable, List, Sequence
+
+import numpy as np
+import paddle
+
+
+def with_gradient(parameters: Iterable[paddle.Tensor]) -> List[paddle.Tensor]:
+    """Those that an optimizer step changes."""
+    return [parameter for parameter in parameters if parameter.grad is not None and not parameter.stop_gradient]
+
+
+def square_sum(tensor: paddle.Tensor) -> paddle.Tensor:
+    """Sum of squares as a scalar of at least fp32 (a dot product: ten times faster than Paddle's norm on a CPU)."""
+    flat = tensor.detach().flatten()
+    if flat.dtype in (paddle.float16, paddle.bfloat16):
+        flat = flat.astype(paddle.float32)
+    return paddle.dot(flat, flat)
+
+
+@paddle.no_grad()
+def norms(tensors: Sequence[paddle.Tensor]) -> np.ndarray:
+    """Euclidean norms, float64 [n], fetched at once; infinite or NaN where a tensor holds such a value.
+
+    They are summed in fp32, so a tensor with entries beyond 1e19 has an infinite norm too: no training recovers from
+    such a gradient.
+    """
+    if not tensors:
+        return np.zeros([0])
+    return np.sqrt(paddle.stack([square_sum(tensor) for tensor in tensors]).numpy().astype(np.float64))
