@@ -1,47 +1,64 @@
 """Pretrain, evaluate and use a small network on real images, one command each, against an untrained trunk.
 
     python tools/downstream_chain.py --data dataset/cifar10 --output output/chain --seeds 0 1 2
+    python tools/downstream_chain.py --recipe quickstart --data quickstart/data --output output/chain_quickstart
 
-DATA holds train/<class>/ and test/<class>/ with 32-pixel images. Every step is a command of this package and is
-printed before it runs; what each says goes to OUTPUT/<seed>/<trunk>/*.log. At the end comes a table (also
-OUTPUT/table.md) and all numbers are in OUTPUT/results.json. The untrained trunk gets batch-norm statistics of the
-training images, so that it is compared for its weights alone.
+DATA holds train/<class>/ and test/<class>/ (val/<class>/ for the quickstart, whose images are made when they are not
+there). Every step is a command, printed whole before it runs; what it says goes to OUTPUT/<seed>/<trunk>/*.log. At the
+end comes a table (also OUTPUT/table.md), and all numbers are in OUTPUT/results.json. The untrained trunk has the
+weights that pretraining with the same seed starts from, batch-norm statistics of the training images, and the same
+preparation of images, so that the two are compared for their weights alone.
 """
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Dict, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from passl.config import load_config  # noqa: E402
+
 CONFIGS = ROOT / "tasks/ssl/swav/configs"
-PRETRAIN = CONFIGS / "swav_resnet18_32_pt_cifar10_1n1c_dp_fp32_cpu.yaml"
-PROBE = CONFIGS / "swav_resnet18_32_lp_cifar10_1n1c_dp_fp32_cpu.yaml"
-FINE_TUNE = {percent: CONFIGS / f"swav_resnet18_32_ft_cifar10_{percent}percent_1n1c_dp_fp32_cpu.yaml"
-             for percent in (1, 10)}
-RANDOM_TRUNK = """
-import sys, paddle, passl
-from passl.config import load_config
-paddle.seed(int(sys.argv[3]))
-backbone = load_config(sys.argv[1]).plain()["Model"]["backbone"]
-kept = {key: value for key, value in backbone.items() if key in ("stem", "base_channels")}
-model = passl.get_model(backbone["type"], **kept)
-paddle.save({f"res_model.{name}": value.numpy() for name, value in model.state_dict().items()}, sys.argv[2])
-"""
+
+
+class Recipe(NamedTuple):
+    """Configs of the three phases, and the name of the folder of test images."""
+
+    pretrain: Path
+    probe: Path
+    fine_tune: Dict[int, Path]
+    test: str
+
+
+RECIPES = {
+    "cifar10": Recipe(*(CONFIGS / f"swav_resnet18_32_{phase}_cifar10_1n1c_dp_fp32_cpu.yaml" for phase in ("pt", "lp")),
+                      {percent: CONFIGS / f"swav_resnet18_32_ft_cifar10_{percent}percent_1n1c_dp_fp32_cpu.yaml"
+                       for percent in (1, 10)}, "test"),
+    "quickstart": Recipe(CONFIGS / "quickstart.yaml", CONFIGS / "quickstart_lp.yaml",
+                         {percent: CONFIGS / f"quickstart_ft_{percent}percent.yaml" for percent in (1, 10)}, "val"),
+}
+MAKE_QUICKSTART = "import sys; from passl.quickstart.images import make_images; make_images(sys.argv[1])"
+PREPARE_IMAGE = ("import sys, numpy, passl; from passl.inference.images import batches; "
+                 "model = passl.get_model(sys.argv[1]); "
+                 "numpy.save(sys.argv[3], next(batches(sys.argv[2:3], model.card.transform, 1))[1].numpy())")
+LARGEST_DIFFERENCE = 1e-4  # of a probability, between passl-predict and the exported model on the same image
 
 
 def verb(folder: Path, name: str, *arguments) -> float:
     """Run `passl VERB ...`, its output in folder/name.log; seconds it took. Stops the chain when it fails."""
-    command = [sys.executable, "-m", "passl.cli.main", *map(str, arguments)]
-    return execute(folder, name, command, "passl " + " ".join(map(str, arguments)))
+    return execute(folder, name, [sys.executable, "-m", "passl.cli.main", *arguments], ["passl", *arguments])
 
 
-def execute(folder: Path, name: str, command, shown: str) -> float:
+def execute(folder: Path, name: str, command, shown=None) -> float:
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"$ {shown}", flush=True)
+    print(f"$ {shlex.join(map(str, shown or ['python', *command[1:]]))}", flush=True)
     begin = time.monotonic()
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with open(folder / f"{name}.log", "w") as log:
@@ -52,69 +69,94 @@ def execute(folder: Path, name: str, command, shown: str) -> float:
     return time.monotonic() - begin
 
 
+def pretraining_settings(options, seed: int, folder: Path):
+    epochs = [f"Global.epochs={options.pretrain_epochs}"] if options.pretrain_epochs else []
+    return [f"Global.seed={seed}", f"Global.output_dir={folder}", f"DataLoader.Train.dataset.root={options.train}",
+            f"DataLoader.Eval.dataset.root={options.test}", "Global.knn_interval=0",
+            "Global.overwrite=True", *epochs]
+
+
 def pretrain(options, seed: int, folder: Path) -> Path:
-    limit = [f"Global.max_train_step={options.max_steps}"] if options.max_steps else []
-    verb(folder, "pretrain", "train", "-c", PRETRAIN, "-o", f"Global.epochs={options.pretrain_epochs}",
-         f"Global.seed={seed}", f"Global.output_dir={folder}", f"DataLoader.Train.dataset.root={options.data}/train",
-         f"DataLoader.Eval.dataset.root={options.data}/test", "Global.knn_interval=0",
-         "Global.overwrite=True", *limit)
-    return folder / "swav_resnet18_pretrain/latest"
+    config = options.recipe.pretrain
+    verb(folder, "pretrain", "train", "-c", config, "-o", *pretraining_settings(options, seed, folder), *options.limit)
+    return folder / load_config(str(config)).Model.name / "latest"
 
 
 def untrained(options, seed: int, folder: Path) -> Path:
-    path = folder / "random.pdparams"
-    execute(folder, "random", [sys.executable, "-c", RANDOM_TRUNK, PRETRAIN, path, seed], f"random weights: {path}")
-    verb(folder, "recalibrate", "recalibrate", path, f"{options.data}/train", "--size", 32, "--count", 2000, "--device",
-         "cpu", "--output", folder / "trunk.pdparams")
-    return folder / "trunk.pdparams"
+    execute(folder, "untrained", [sys.executable, ROOT / "tools/untrained_run.py", "-c", options.recipe.pretrain, "-o",
+                                  *pretraining_settings(options, seed, folder), "--to", folder / "start"])
+    size = max(load_config(str(options.recipe.pretrain)).DataLoader.Train.dataset.size_crops)
+    verb(folder, "recalibrate", "recalibrate", folder / "start", options.train, "--size", size, "--count", 2000,
+         "--device", "cpu", "--output", folder / "trunk")
+    return folder / "trunk"
 
 
 def evaluate(options, trunk: Path, seed: int, folder: Path) -> dict:
     """k-NN, fast probe, full probe, fine-tuning with 1 % and 10 % of the labels: accuracies and seconds."""
-    data = ["--train", f"{options.data}/train", "--test", f"{options.data}/test", "--cache", folder / "features",
-            "--device", "cpu", "--batch-size", 250]
+    recipe = options.recipe
+    data = ["--train", options.train, "--test", options.test, "--cache", folder / "features", "--device", "cpu",
+            "--batch-size", 250]
     seconds, result = {}, {}
     seconds["k-NN"] = verb(folder, "knn", "knn", trunk, *data, "--k", 20, 200, "--output", folder / "knn.json")
     result["k-NN (k 20)"] = json.loads((folder / "knn.json").read_text())["knn"][0]["top1"]
-    verb(folder, "fast_probe", "probe", trunk, *data, "--epochs", options.probe_epochs, "--strengths", "0.1",
-         "--output", folder / "probe.json")
+    verb(folder, "fast_probe", "probe", trunk, *data, "--epochs", epochs_of(recipe.probe, options.probe_epochs),
+         "--strengths", "0.1", "--output", folder / "probe.json")
     fast = json.loads((folder / "probe.json").read_text())
     seconds["fast probe"] = seconds["k-NN"] + sum(fast["seconds"].values())  # k-NN has extracted the features
     result["fast probe"] = fast["best"]["top1"]
-    limit = [f"Global.max_train_step={options.max_steps}"] if options.max_steps else []
-    runs = {"linear probe": (PROBE, options.probe_epochs), **{f"fine-tuned, {percent} % of labels": (
-        FINE_TUNE[percent], options.fine_tune_epochs * (2 if percent == 1 else 1)) for percent in (1, 10)}}
-    for name, (config, epochs) in runs.items():
+    runs = {"linear probe": (recipe.probe, options.probe_epochs, [])}
+    for percent, config in recipe.fine_tune.items():
+        epochs = options.fine_tune_epochs and options.fine_tune_epochs * (2 if percent == 1 else 1)
+        settings = [f"DataLoader.Train.dataset.txt_file_name={options.output}/{percent}percent.txt"]
+        if epochs:
+            steps = f"milestones=[{int(epochs * .6)},{int(epochs * .8)}]"
+            settings += [f"Optimizer.lr.{steps}", f"Optimizer.param_groups.0.lr.{steps}"]
+        runs[f"fine-tuned, {percent} % of labels"] = (config, epochs, settings)
+    for name, (config, epochs, settings) in runs.items():
         place = folder / config.stem
-        lists = [] if config is PROBE else [
-            f"DataLoader.Train.dataset.txt_file_name={options.output}/{config.stem.split('_')[5]}.txt",
-            f"Optimizer.lr.milestones=[{int(epochs * .6)},{int(epochs * .8)}]",
-            f"Optimizer.param_groups.0.lr.milestones=[{int(epochs * .6)},{int(epochs * .8)}]"]
-        settings = [f"Global.pretrained_model={trunk}", f"Global.output_dir={place}", f"Global.seed={seed}",
-                    "Global.overwrite=True",
-                    f"DataLoader.Eval.dataset.root={options.data}/test"]
-        seconds[name] = verb(place, "train", "train", "-c", config, "-o", f"Global.epochs={epochs}", *settings,
-                             f"DataLoader.Train.dataset.root={options.data}/train", *lists, *limit)
-        model = next(place.glob("swav_*/latest"))
-        verb(place, "eval", "eval", "-c", config, "-o", *settings[1:], f"Global.pretrained_model={model}")
-        metrics = json.loads((model.parent / "eval/metrics.json").read_text())
+        common = [f"Global.output_dir={place}", f"Global.seed={seed}", f"DataLoader.Eval.dataset.root={options.test}"]
+        seconds[name] = verb(place, "train", "train", "-c", config, "-o", f"Global.epochs={epochs_of(config, epochs)}",
+                             f"Global.pretrained_model={trunk}", f"DataLoader.Train.dataset.root={options.train}",
+                             "Global.overwrite=True", *common, *settings, *options.limit)
+        run = place / load_config(str(config)).Model.name
+        verb(place, "eval", "eval", "-c", config, "-o", *common, f"Global.pretrained_model={run / 'latest'}")
+        metrics = json.loads((run / "eval/metrics.json").read_text())
         result[name] = metrics["top1"]  # of the last epoch: the best one would be chosen on the test images
     return {"accuracy": result, "seconds": seconds}
 
 
+def epochs_of(config: Path, wanted) -> int:
+    return wanted or load_config(str(config)).Global.epochs
+
+
 def use(options, trunk: Path, probe: Path, folder: Path) -> None:
-    """Predict one JPEG, embed and cluster the test images, export the probe and run the exported model."""
-    image = sorted(Path(options.data, "test").rglob("*.jpg"))[0]
-    verb(folder, "predict", "predict", probe, image, "--device", "cpu", "--output", folder / "prediction.json")
-    verb(folder, "embed", "embed", trunk, f"{options.data}/test", "--device", "cpu", "--output", folder / "embeddings")
-    verb(folder, "assign", "assign", trunk, f"{options.data}/test", "--device", "cpu", "--output",
-         folder / "clusters.csv")
-    verb(folder, "export", "export", "--model", probe, "--size", 32, "--to", folder / "exported/probe")
-    execute(folder, "images", [sys.executable, "-c", "import numpy, sys; numpy.save(sys.argv[1], numpy.zeros([2, 3, 32,"
-            " 32], 'float32'))", folder / "images.npy"], "two grey images for the exported model")
-    execute(folder, "exported", [sys.executable, "-m", "passl.inference.exported", folder / "exported/probe",
-                                 folder / "images.npy", folder / "output.npy"], "python -m passl.inference.exported")
+    """Predict one image, embed and cluster the test images, export the probe and run the exported model."""
+    image = sorted(path for path in Path(options.test).rglob("*") if path.suffix in (".jpg", ".png"))[0]
+    verb(folder, "predict", "predict", probe, image, "--device", "cpu", "--top-k", 100, "--output",
+         folder / "prediction.json")
+    verb(folder, "embed", "embed", trunk, options.test, "--device", "cpu", "--output", folder / "embeddings")
+    verb(folder, "assign", "assign", trunk, options.test, "--device", "cpu", "--output", folder / "clusters.csv")
     print((folder / "assign.log").read_text().strip())
+    size = max(load_config(str(options.recipe.pretrain)).DataLoader.Train.dataset.size_crops)
+    verb(folder, "export", "export", "--model", probe, "--size", size, "--to", folder / "exported/probe")
+    execute(folder, "prepare", [sys.executable, "-c", PREPARE_IMAGE, probe, image, folder / "image.npy"])
+    execute(folder, "exported", [sys.executable, "-m", "passl.inference.exported", folder / "exported/probe",
+                                 folder / "image.npy", folder / "logits.npy"])
+    difference = compare_prediction(folder / "prediction.json", folder / "logits.npy")
+    print(f"exported model and passl-predict on {image}: probabilities differ by {difference:.1e}")
+    if not difference <= LARGEST_DIFFERENCE:
+        sys.exit(f"that is more than {LARGEST_DIFFERENCE:.0e}")
+
+
+def compare_prediction(prediction: Path, logits: Path) -> float:
+    """Largest difference between the probabilities that passl-predict wrote, best first, and those of logits [1, C]."""
+    import numpy as np
+
+    given = [entry["score"] for entry in json.loads(prediction.read_text())[0]["predictions"]]
+    values = np.load(logits)[0].astype("float64")
+    probabilities = np.exp(values - values.max())
+    ours = np.sort(probabilities / probabilities.sum())[::-1][:len(given)]
+    return float(np.abs(ours - given).max())
 
 
 def table(results: dict, seeds) -> str:
@@ -130,32 +172,46 @@ def table(results: dict, seeds) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", required=True)
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="cifar10", help="which configs of "
+                        "tasks/ssl/swav/configs; their epochs hold unless one of the next options is given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pretrain-epochs", type=int, default=20)
-    parser.add_argument("--probe-epochs", type=int, default=10)
-    parser.add_argument("--fine-tune-epochs", type=int, default=20, help="with 10 %% of labels; twice for 1 %%")
+    parser.add_argument("--pretrain-epochs", type=int, default=None)
+    parser.add_argument("--probe-epochs", type=int, default=None)
+    parser.add_argument("--fine-tune-epochs", type=int, default=None, help="with 10 %% of labels; twice for 1 %%")
     parser.add_argument("--max-steps", type=int, default=None, help="stop every training after this many steps (trial)")
-    options = parser.parse_args()
-    options.data, options.output = str(Path(options.data).resolve()), str(Path(options.output).resolve())
-    Path(options.output).mkdir(parents=True, exist_ok=True)
-    execute(Path(options.output), "lists", [sys.executable, ROOT / "tools/make_subset.py", f"{options.data}/train",
-            "--percent", "1", "10", "--output", options.output], "python tools/make_subset.py ... --percent 1 10")
+    options = parser.parse_args(arguments)
+    options.recipe = RECIPES[options.recipe]
+    options.output, data = Path(options.output).resolve(), Path(options.data).resolve()
+    options.train, options.test = data / "train", data / options.recipe.test
+    options.limit = [f"Global.max_train_step={options.max_steps}"] if options.max_steps else []
+    return options
+
+
+def main(arguments=None) -> None:
+    options = parse(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.recipe is RECIPES["quickstart"] and not options.train.exists():
+        execute(options.output, "images", [sys.executable, "-c", MAKE_QUICKSTART, options.train.parent])
+    execute(options.output, "lists", [sys.executable, ROOT / "tools/make_subset.py", options.train, "--percent", 1, 10,
+                                      "--output", options.output, "--force"])
     results = {}
     for seed in options.seeds:
         results[str(seed)] = {}
         for name, make in (("pretrained", pretrain), ("untrained", untrained)):
-            folder = Path(options.output) / str(seed) / name
+            folder = options.output / str(seed) / name
             trunk = make(options, seed, folder)
             results[str(seed)][name] = evaluate(options, trunk, seed, folder)
             if name == "pretrained" and seed == options.seeds[0]:
-                use(options, trunk, folder / PROBE.stem / "swav_resnet18_linearprobe/latest", folder / "use")
-            (Path(options.output) / "results.json").write_text(json.dumps(results, indent=1))
+                config = options.recipe.probe
+                use(options, trunk, folder / config.stem / load_config(str(config)).Model.name / "latest",
+                    folder / "use")
+            (options.output / "results.json").write_text(json.dumps(results, indent=1))
     text = table(results, options.seeds)
-    (Path(options.output) / "table.md").write_text(text + "\n")
+    (options.output / "table.md").write_text(text + "\n")
     print(text)
 
 

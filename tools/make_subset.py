@@ -20,9 +20,16 @@ def main(arguments=None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other images")
     parser.add_argument("--output", default=None, metavar="FOLDER",
                         help="where <percent>percent.txt goes; default: beside root")
+    parser.add_argument("--force", action="store_true", help="replace lists that are there; those of the published "
+                        "results have the same names")
     options = parser.parse_args(arguments)
     folder = Path(options.output) if options.output else Path(options.root).resolve().parent
     try:
+        there = [str(path) for path in (folder / f"{percent:g}percent.txt" for percent in options.percent)
+                 if path.exists()]
+        if there and not options.force:
+            raise FileExistsError(f"{' and '.join(there)} would be replaced, perhaps the lists of the published "
+                                  "results: give --output FOLDER, or --force")
         for percent in options.percent:
             lines = subset_list(options.root, percent, options.seed)
             path = folder / f"{percent:g}percent.txt"

@@ -6,9 +6,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
-from passl.cli.models import make_model_parser, open_model
+from passl.cli.models import check_output, make_model_parser, open_model, require_one_process
 from passl.cli.run import run_guarded
 
 
@@ -21,11 +21,22 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--links", metavar="FOLDER", help="make FOLDER/cluster_0012/<image> links, to look at clusters")
     parser.add_argument("--balanced", action="store_true", help="assign all images together by Sinkhorn, about equally "
                         "many to each cluster; without it each image goes to its nearest prototype")
-    parser.add_argument("--epsilon", type=float, default=0.05, help="of --balanced: smaller follows the scores more")
+    parser.add_argument("--epsilon", type=float, default=None, help="of --balanced: smaller follows the scores more; "
+                        "default: the run's, else 0.05")
+    parser.add_argument("--temperature", type=float, default=None, help="of the confidence without --balanced; "
+                        "default: the run's, else 0.1")
+    parser.add_argument("--metrics", metavar="FILE", help="write what is printed as JSON")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged files out instead of stopping")
     parser.add_argument("--iterations", type=int, default=3, help="of --balanced: more makes the sizes more equal")
     options = parser.parse_args(arguments)
+    require_one_process(parser)
     if not options.output and not options.links:
         parser.error("say where the result goes: --output FILE, --links FOLDER, or both")
+    for name in ("epsilon", "temperature"):
+        if getattr(options, name) is not None and not getattr(options, name) > 0:
+            parser.error(f"--{name} {getattr(options, name)}: it must be above 0")
+    check_output(parser, options.output)
+    check_output(parser, options.metrics, "--metrics")
     return run_guarded(parser.prog, lambda: assign(options))
 
 
@@ -33,27 +44,70 @@ def assign(options) -> None:
     model = open_model(options)
     import numpy as np
 
-    from passl.evaluation.cluster_metrics import cluster_metrics
     from passl.inference.stream import find_images, stream
-    from passl.inference.use import assign_scores, score_function
+    from passl.inference.use import Clusters, assign_scores, score_function
 
+    if options.links:
+        refuse_filled(Path(options.links))
+    settings = settings_of(model, options)
     samples = find_images(options.images)
-    parts: List[List[np.ndarray]] = []
-    for batch in stream(model, samples, score_function(model), options.batch_size, options.workers):
-        parts.append([head.astype("float32").numpy() for head in batch.output])
-    scores = [np.concatenate(head) for head in zip(*parts)]
-    result = assign_scores(scores, options.balanced, epsilon=options.epsilon, iterations=options.iterations)
-    paths = [samples.path(index) for index in range(len(samples))]
+    kept: List[np.ndarray] = []
+    parts: List[Any] = []  # scores only for --balanced, which needs those of all images at once
+    sizes: List[int] = []
+    for batch in stream(model, samples, score_function(model), options.batch_size, options.workers,
+                        options.skip_unreadable):
+        rows = np.flatnonzero(batch.readable)
+        kept.append(batch.start + rows)
+        scores = [head.astype("float32").numpy()[rows] for head in batch.output]
+        sizes = [head.shape[1] for head in scores]
+        if len(rows):
+            parts.append(scores if options.balanced else assign_scores(scores, False, settings["temperature"]))
+    if not parts:
+        raise ValueError("none of the images can be read")
+    if options.balanced:
+        result = assign_scores([np.concatenate(head) for head in zip(*parts)], True, epsilon=settings["epsilon"],
+                               iterations=options.iterations)
+    else:
+        result = Clusters(*(np.concatenate(values) for values in zip(*parts)))
+    images = np.concatenate(kept)
+    paths = [samples.path(int(index)) for index in images]
     if options.output:
         write_csv(Path(options.output), paths, result)
     if options.links:
         make_links(Path(options.links), paths, result.clusters[:, 0])
-    for head in range(len(scores)):
-        used = len(np.unique(result.clusters[:, head]))
-        print(f"head {head}: {len(paths)} images in {used} of {scores[head].shape[1]} clusters, mean confidence "
-              f"{result.confidence[:, head].mean():.3f}")
-        if (samples.labels >= 0).any():
-            print(json.dumps(cluster_metrics(result.clusters[:, head], samples.labels)))
+    summaries = [summary(result, head, size, samples.labels[images]) for head, size in enumerate(sizes)]
+    for head, found in enumerate(summaries):
+        print(f"head {head}: {len(paths)} images in {found['used']} of {found['prototypes']} clusters, mean confidence "
+              f"{found['confidence']:.3f}")
+        if "nmi" in found:
+            print(json.dumps(found))
+    if len(paths) < len(samples):
+        print(f"{len(samples) - len(paths)} images could not be read and are left out")
+    if options.metrics:
+        Path(options.metrics).write_text(json.dumps({"model": options.model, "unreadable": len(samples) - len(paths),
+                                                     **settings, "heads": summaries}, indent=1))
+
+
+def settings_of(model, options) -> Dict[str, float]:
+    """Temperature and epsilon: of the command line, else of the run that the weights are from, else customary ones."""
+    from passl.inference.card import run_config
+    from passl.inference.use import TEMPERATURE
+
+    trained = (run_config(Path(model.card.source)).get("Model") or {}) if model.card.source else {}
+    usual = {"temperature": TEMPERATURE, "epsilon": 0.05}
+    given = {name: getattr(options, name) for name in usual}
+    return {name: value if value is not None else trained.get(name, usual[name]) for name, value in given.items()}
+
+
+def summary(result, head: int, prototypes: int, labels) -> Dict[str, Any]:
+    """Numbers about the clusters of one head; with agreement measures where images have classes."""
+    import numpy as np
+
+    from passl.evaluation.cluster_metrics import cluster_metrics
+
+    found = {"head": head, "prototypes": prototypes, "used": len(np.unique(result.clusters[:, head])),
+             "confidence": float(result.confidence[:, head].mean())}
+    return {**found, **cluster_metrics(result.clusters[:, head], labels)} if (labels >= 0).any() else found
 
 
 def write_csv(path: Path, paths: Sequence[str], result) -> None:
@@ -68,10 +122,13 @@ def write_csv(path: Path, paths: Sequence[str], result) -> None:
                                       for value in pair)])
 
 
-def make_links(folder: Path, paths: Sequence[str], clusters) -> None:
-    """A tree of links by cluster of the first head; images of the same file name get their row in front."""
+def refuse_filled(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--links {folder} is not empty: choose another folder or remove it")
+
+
+def make_links(folder: Path, paths: Sequence[str], clusters) -> None:
+    """A tree of links by cluster of the first head; images of the same file name get their row in front."""
     for row, (image, cluster) in enumerate(zip(paths, clusters)):
         place = folder / f"cluster_{int(cluster):04d}"
         place.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from passl.cli.models import make_model_parser, open_model, require_weights
+from passl.cli.models import make_model_parser, open_model, require_one_process, require_weights
 from passl.cli.run import run_guarded
 
 
@@ -18,6 +18,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--skip-unreadable", action="store_true", help="give damaged files a row of NaN instead of "
                         "stopping")
     options = parser.parse_args(arguments)
+    require_one_process(parser)
 
     def embed() -> None:
         model = open_model(options)
@@ -34,7 +35,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             print(f"unreadable: {', '.join(summary['unreadable'][:5])}"
                   f"{' ...' if len(summary['unreadable']) > 5 else ''} ({len(summary['unreadable'])} in all)")
 
-    return run_guarded(parser.prog, embed)
+    return run_guarded(parser.prog, embed, f"what is done is kept in {options.output}: call again to continue")
 
 
 if __name__ == "__main__":

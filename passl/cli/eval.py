@@ -12,15 +12,16 @@ from passl.cli.run import run_guarded
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Entry point of the command; needs Global, Model and DataLoader.Eval of a config, no Optimizer."""
+    """Entry point of the command; needs Model and DataLoader.Eval of a config, no Optimizer."""
     parser = make_parser("passl-eval", "Evaluate a trained classifier on DataLoader.Eval; prints the metrics and "
-                         "writes them as JSON, with the confusion matrix, to <output_dir>/<Model.name>/eval.")
+                         "writes them as JSON, with the confusion matrix, to <output_dir>/<Model.name>/eval.",
+                         trains=False)
     options = parser.parse_args(arguments)
 
     def evaluate() -> None:
         from passl.cli.run import start
 
-        with start(parser, options, "eval", show_config=False) as config:
+        with start(parser, options, "eval", trains=False) as config:
             results = run(config)
             from passl import distributed
 
@@ -38,9 +39,10 @@ def run(config) -> dict:
     from passl.engine.log import LOGGER, LogLines
     from passl.engine.precision import Precision
     from passl.evaluation.confusion_matrix import ConfusionMatrix
-    from passl.methods.classify import Classification
+    from passl.evaluation.loaders import number_as_trained
+    from passl.inference.card import class_names_of
+    from passl.inference.from_config import build_classifier, is_classifier
     from passl.models.pretrained import find_weights
-    from passl.registry import METHODS
     from passl.weights import load_into
 
     settings = config["Global"]
@@ -50,15 +52,15 @@ def run(config) -> dict:
                          "instance output/<Model.name>/best")
     if not (config.get("DataLoader") or {}).get("Eval"):
         raise DataError("DataLoader.Eval is missing: it names the images to evaluate on")
-    method_class = METHODS.get(config["Model"]["name"])
-    if not (isinstance(method_class, type) and issubclass(method_class, Classification)):
+    if not is_classifier(config):
         raise ValueError(f"{config['Model']['name']} has no classifier to evaluate: train a probe on it (a linearprobe "
                          "config), or use passl-knn")
     path = find_weights(weights)
-    method = METHODS.build(config["Model"], class_count=None if has_class_number(config) else classes_in(path))
+    method = build_classifier(config, path)
     LOGGER.info(str(load_into(method.model, path, strict="all")))  # a random head would look like a bad result
     precision = Precision(config.get("FP16"), settings["device"])
     validation = build_validation(config, method, None, precision.autocast)
+    number_as_trained(validation.loader.dataset, class_names_of(path), method.classes)
     matrix = next((metric for metric in validation.metrics if isinstance(metric, ConfusionMatrix)), None)
     if matrix is None:
         matrix = ConfusionMatrix()
@@ -75,19 +77,6 @@ def run(config) -> dict:
     if distributed.rank() == 0:
         write(Path(settings["output_dir"]) / config["Model"]["name"] / "eval", results, counts, names)
     return results
-
-
-def has_class_number(config) -> bool:
-    model = config["Model"]
-    return bool(model.get("class_num") or (model.get("backbone") or {}).get("output_dim"))
-
-
-def classes_in(path: Path) -> Optional[int]:
-    """Outputs of the classifier in a weight file."""
-    from passl.weights import read, recognise
-
-    found = recognise(read(path))[1]
-    return found.classes[0] if found.classes else None
 
 
 def write(folder: Path, results: dict, counts, names: List[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import List, Optional
 
 import passl
+from passl.cli.arguments import read_config
 from passl.cli.models import MODEL_HELP
 from passl.cli.run import run_guarded
 
@@ -17,49 +18,60 @@ def main(arguments: Optional[List[str]] = None) -> int:
         prog="passl-export", description="Write an inference model and check its output against the live network. The "
         "input is the normalised image batch, the output logits for a classifier and features for everything else.")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("-c", "--config", metavar="FILE", help="a training config; its Global.pretrained_model is "
-                        "exported to <output_dir>/<Model.name>, as its Export section says")
+    source.add_argument("-c", "--config", metavar="FILE", help="a training config; the network of its Model section "
+                        "with Global.pretrained_model is exported to <output_dir>/<Model.name>, as Export says")
     source.add_argument("--model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
                         help="change one key of the config")
     parser.add_argument("--to", metavar="PREFIX", help="files to write, without suffix; needed with --model")
     parser.add_argument("--output", choices=("auto", "features", "logits", "embedding"), default="auto",
                         help="what the exported network computes")
-    parser.add_argument("--size", type=int, default=None, metavar="PIXELS", help="side of the input; 224 unless the "
-                        "config says otherwise")
+    parser.add_argument("--size", type=int, default=None, metavar="PIXELS", help="side of the input; default: what the "
+                        "config's Export section or the model's own transform says")
     parser.add_argument("--format", choices=("paddle", "onnx"), default=None)
     parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
     options = parser.parse_args(arguments)
     if options.model and not options.to:
         parser.error("--model needs --to PREFIX")
-    return run_guarded(parser.prog, lambda: export_model(options))
+    if options.to and Path(options.to).suffix in (".json", ".pdmodel", ".pdiparams", ".onnx"):
+        parser.error(f"--to {options.to}: give it without suffix, several files are written")
+    if options.size is not None and options.size < 1:
+        parser.error(f"--size {options.size}: it must be at least 1")
+    return run_guarded(parser.prog, lambda: export_model(parser, options))
 
 
-def export_model(options) -> None:
+def export_model(parser, options) -> None:
     from passl.engine import environment
 
     environment.prepare(cpu=True)
     environment.select_device("cpu")  # tracing needs no speed, and the check compares like with like
-    shape, export_type, prefix, name = [None, 3, 224, 224], "paddle", options.to, options.model
+    section, prefix = {}, options.to
     if options.config:
-        from passl.config import check, load_config
+        from passl.inference.from_config import model_of_config
+        from passl.models.pretrained import find_weights
 
-        config = check(load_config(options.config, options.override))
+        config = read_config(parser, options, trains=False)
         section = config.get("Export") or {}
-        shape, export_type = section.get("input_shape", shape), section.get("export_type", export_type)
         prefix = prefix or str(Path(config.Global.output_dir) / config.Model.name)
         name = config.Global.pretrained_model or config.Global.checkpoint
         if not name:
             raise ValueError("nothing to export: set Global.pretrained_model to trained weights")
-    model = passl.get_model(name)
+        model = model_of_config(config, find_weights(name))
+    else:
+        model = passl.get_model(options.model)
     from passl.cli.models import require_weights
+    from passl.inference.card import prepared_size
     from passl.inference.export import export
 
     require_weights(model)
+    height, width = prepared_size(model.card.transform) or (224, 224)
+    shape = section.get("input_shape") or [None, 3, height, width]
     if options.size:
         shape = [shape[0], 3, options.size, options.size]
-    for file in export(model, Path(prefix), shape, options.output, options.format or export_type):
+    for file in export(model, Path(prefix), shape, options.output, options.format or section.get("export_type",
+                                                                                                  "paddle")):
         print(file)
+    print(f"input: normalised float32 [{', '.join('any' if size is None else str(size) for size in shape)}]")
 
 
 if __name__ == "__main__":

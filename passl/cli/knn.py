@@ -5,7 +5,8 @@ import json
 import sys
 from typing import Optional, Sequence
 
-from passl.cli.labelled_features import features_of, join_and_open, make_features_parser
+from passl.cli.labelled_features import features_of, join_and_open, make_features_parser, shard_of
+from passl.cli.models import check_output
 from passl.cli.run import run_guarded
 
 
@@ -16,23 +17,21 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 200], help="numbers of neighbours")
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.07, 0.1])
     options = parser.parse_args(arguments)
+    check_output(parser, options.output)
     return run_guarded(parser.prog, lambda: knn(options))
 
 
 def knn(options) -> None:
     model = join_and_open(options)
-    import numpy as np
-
     from passl import distributed
     from passl.evaluation.knn import knn_accuracy
     from passl.evaluation.loaders import check_same_classes
 
-    bank, bank_labels, bank_classes = features_of(model, options.train, options)
-    queries, query_labels, classes = features_of(model, options.test, options)
+    bank, bank_classes = shard_of(model, options.train, "train", options)
+    queries, query_labels, classes = features_of(model, options.test, "test", options)
     check_same_classes(bank_classes, classes, options.train, options.test)
-    rows = slice(distributed.rank(), None, distributed.world_size())
-    accuracies = knn_accuracy(bank[rows], bank_labels[rows], queries, query_labels, ks=options.k,
-                              temperatures=options.temperature, bank_indices=np.arange(len(bank))[rows])
+    accuracies = knn_accuracy(bank.features, bank.labels, queries, query_labels, ks=options.k,
+                              temperatures=options.temperature, bank_indices=bank.indices)
     if distributed.rank():
         return
     for accuracy in accuracies:

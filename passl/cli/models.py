@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Optional
 
 import passl
 
@@ -34,11 +35,11 @@ def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
     """Prepare the process, select the device and build the model of a command line."""
     from passl.engine import environment
 
-    if options.batch_size < 1 or options.workers < 0:
-        raise ValueError(f"--batch-size {options.batch_size} must be at least 1 and --workers {options.workers} at "
-                         "least 0")
+    if options.batch_size < 1 or options.workers < 0 or (options.threads or 1) < 1:
+        raise ValueError(f"--batch-size {options.batch_size} must be at least 1, --workers {options.workers} at least "
+                         f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
     environment.prepare(options.threads, cpu=options.device != "gpu")
-    environment.select_device(options.device)
+    environment.select_device(options.device, key="--device", remedy="--device cpu")
     return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights)
 
 
@@ -47,3 +48,20 @@ def require_weights(model: paddle.nn.Layer) -> None:
     if model.card.source is None:
         raise ValueError(f"{model.card.name} has random weights: add --weights FILE, --weights released, or name a "
                          "run's folder")
+
+
+def check_output(parser: argparse.ArgumentParser, output: Optional[str], option: str = "--output") -> None:
+    """End the command before its work when the file to write has no folder or is one."""
+    folder = os.path.dirname(output or "") or "."
+    if output and not os.path.isdir(folder):
+        parser.error(f"{option} {output}: the folder {folder} does not exist")
+    if output and os.path.isdir(output):
+        parser.error(f"{option} {output} is a folder: name a file")
+
+
+def require_one_process(parser: argparse.ArgumentParser) -> None:
+    """End a command that does not share its work when a launcher has started several of it: all would do everything."""
+    processes = int(os.environ.get("PADDLE_TRAINERS_NUM") or 1)
+    if processes > 1:
+        parser.error(f"a launcher has started {processes} processes and this command works in one: call it without the "
+                     "launcher, with more --workers, or once for each part of the images")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from passl.cli.models import make_model_parser, open_model
+from passl.cli.models import check_output, make_model_parser, open_model, require_one_process
 from passl.cli.run import run_guarded
 
 
@@ -20,6 +20,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--output", metavar="FILE", help="write .json or .csv instead of lines on the terminal")
     parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged files out instead of stopping")
     options = parser.parse_args(arguments)
+    require_one_process(parser)
+    if options.top_k < 1:
+        parser.error(f"--top-k {options.top_k}: it must be at least 1")
+    check_output(parser, options.output)
     if options.output and Path(options.output).suffix not in (".json", ".csv"):
         parser.error(f"--output {options.output}: the suffix must be .json or .csv")
     return run_guarded(parser.prog, lambda: predict(options))
@@ -35,6 +39,10 @@ def predict(options) -> None:
 
     require_classifier(model)
     classes = read_class_names(Path(options.classes)) if options.classes else model.card.classes
+    if options.classes and not classes:
+        problem = "there are no names in it" if Path(options.classes).is_file() else "there is no such file"
+        raise ValueError(f"--classes {options.classes}: {problem}; wanted is one class name a line, in the order of "
+                         "the outputs")
     samples = find_images(options.images)
     results: List[dict] = []
     for batch in stream(model, samples, lambda images: F.softmax(model(images).astype("float32"), axis=1),

@@ -9,28 +9,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator
 
-from passl.cli.arguments import read_config
+from passl.cli.arguments import read_config, without_training
 from passl.config import Config, ConfigError, ConfigWarning, check, load_config
+
+PACKAGE = os.path.join(str(Path(__file__).resolve().parents[1]), "")
 
 
 @contextmanager
 def start(parser: argparse.ArgumentParser, arguments: argparse.Namespace, log_name: str,
-          show_config: bool = True) -> Iterator[Config]:
+          trains: bool = True) -> Iterator[Config]:
     """Check the launch, set threads, check the config, join the job, open the log; gives the checked config.
 
     The order matters: Paddle reads thread count and flags once, when it is imported, and the check of components
-    imports it. The job is joined until the block ends, see `open_run`.
+    imports it. The job is joined until the block ends, see `open_run`. A command that does not train needs no
+    Global.epochs and does not log the configuration.
     """
     try:
         raw = load_config(arguments.config, arguments.override)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConfigWarning)  # the full check below says them
-            check(raw, {})  # everything but the components, so that what is used before they are known has its type
+            # everything but the components, so that what is used before they are known has its type
+            check(raw if trains else without_training(raw), {})
     except ConfigError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     prepare_process(raw)
-    config = read_config(parser, arguments)
-    with open_run(config, log_name, show_config):
+    config = read_config(parser, arguments, trains=trains)
+    with open_run(config, log_name, show_config=trains):
         yield config
 
 
@@ -80,18 +84,32 @@ def prepare_folder(folder: Path) -> None:
                               "-o Global.output_dir=...") from None
 
 
-def run_guarded(program: str, action: Callable[[], None]) -> int:
+def run_guarded(program: str, action: Callable[[], None], after_interrupt: str = "") -> int:
     """Run a command; expected failures end it with their message and status 1 instead of a traceback.
 
-    PASSL_TRACEBACK=1 shows the traceback of those, too.
+    Ctrl-C ends it with status 130 and `after_interrupt`, which tells how to go on. PASSL_TRACEBACK=1 shows the
+    traceback of all of these. Warnings of this library are printed as `PROGRAM: warning: ...`.
     """
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
+        f"{program}: warning: {message}\n" if os.path.abspath(filename).startswith(PACKAGE)
+        else plain(message, category, filename, lineno, line))
+    warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's; nothing is compiled here
     try:
         action()
         return 0
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        if os.environ.get("PASSL_TRACEBACK"):
+            raise
+        sys.stdout.flush()
+        print(f"{program}: interrupted{after_interrupt and '; '}{after_interrupt}", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("PASSL_TRACEBACK") or type(error).__module__ == "builtins" and not isinstance(
-                error, (ValueError, OSError)):
+                error, (ValueError, OSError, FloatingPointError)):
             raise
         sys.stdout.flush()
         print(f"{program}: error: {error}", file=sys.stderr)
         return 1
+    finally:
+        warnings.formatwarning = plain

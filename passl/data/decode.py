@@ -68,15 +68,20 @@ def _decode_with_pil(data: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            if image.mode.startswith("I") or image.mode == "F":
-                return _many_bits(np.asarray(image), image.mode, image.format, name)
-            return np.array(image.convert("RGB"))
+            return as_rgb(image, name)
     except DataError:
         raise
     except Image.UnidentifiedImageError:
         raise DataError(f"{name}: not an image (its {len(data)} bytes start with {data[:8]!r})") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, EOFError, ... for damaged files
         raise DataError(f"{name}: damaged image ({error})") from None
+
+
+def as_rgb(image: Image.Image, name: str = "image") -> np.ndarray:
+    """A PIL image as uint8 [H, W, 3], the pixels that `read_image` gives for its file."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _many_bits(np.asarray(image), image.mode, image.format or "", name)
+    return np.array(image.convert("RGB"))
 
 
 def _many_bits(values: np.ndarray, mode: str, file_format: str, name: str) -> np.ndarray:

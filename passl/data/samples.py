@@ -1,11 +1,14 @@
 """Which files a dataset holds: class trees, flat or nested folders, list files, and several of them together."""
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+LOGGER = logging.getLogger("passl")
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 
@@ -164,12 +167,25 @@ _PUBLISHED_LISTS = {
 }
 
 
+def _tell_which_list(list_path: str) -> None:
+    """Log the published list that a file is; a warning when it is none, because results then do not compare."""
+    with open(list_path, "rb") as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    for name, (_, start) in _PUBLISHED_LISTS.items():
+        if digest.startswith(start):
+            LOGGER.info(f"{list_path} is SimCLR's {name}, the list of the published results")
+            return
+    LOGGER.warning(f"{list_path} is not one of the published lists (sha256 {digest[:16]}...): results do not compare "
+                   "with published ones")
+
+
 def few_shot_list(root: str, list_path: str) -> SampleList:
     """Samples of a SimCLR-style list: one bare file name a line, `<class>_<rest>`, found at `<root>/<class>/<name>`.
 
     A line with a slash is a path below `root` whose first folder is the class, for data whose file names do not tell.
 
     Labels count the sub-folders of `root`, not the classes in the list, so that they agree with the validation tree.
+    On a tree of 1000 classes the log tells whether the list is one of the published ones, by its checksum.
     """
     if not os.path.isdir(root):
         raise DataError(f"data root {root} does not exist (looked from {os.getcwd()}); FewShotDataset expects the "
@@ -181,6 +197,8 @@ def few_shot_list(root: str, list_path: str) -> SampleList:
                         "SimCLR repository (github.com/google-research/simclr, folder imagenet_subsets; "
                         f"{published}); nothing is downloaded here, put the file in place or set txt_file_name")
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    if len(classes) == 1000:
+        _tell_which_list(list_path)
     number: Dict[str, int] = {name: position for position, name in enumerate(classes)}
     paths, labels = [], []
     for line_number, name in read_lines(list_path):

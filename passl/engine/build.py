@@ -43,6 +43,18 @@ def build_method(config: Mapping[str, Any], loader):
     return method
 
 
+def untrained_trunk_advice(method) -> List[str]:
+    """A warning when a run that evaluates a trunk starts without weights; RunError for a frozen one."""
+    from passl.methods.classify import Classification
+
+    if not isinstance(method, Classification):
+        return []
+    if not method.allow_untrained_trunk:
+        raise RunError("Global.pretrained_model is not set, so the probe would be trained on a frozen trunk of random "
+                       "weights: name a pretraining run, or set Model.allow_untrained_trunk to True for a baseline")
+    return ["Global.pretrained_model is not set: the trunk starts from random weights"]
+
+
 def scaled_optimizer(config: Mapping[str, Any], global_batch: int) -> Dict[str, Any]:
     """The Optimizer section with all its learning rates brought from Global.lr_base_batch to `global_batch`."""
     section = copy.deepcopy(dict(config["Optimizer"]))

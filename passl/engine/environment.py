@@ -49,11 +49,13 @@ def set_tf32(allowed: bool) -> None:
         core.set_cublas_switch(allowed)
 
 
-def select_device(name: str, allow_tf32: bool = False) -> str:
+def select_device(name: str, allow_tf32: bool = False, key: str = "Global.device",
+                  remedy: str = "-o Global.device=cpu") -> str:
     """Make `name` (auto, cpu, gpu, xpu, npu) Paddle's device and return the kind in use; `set_tf32` on a GPU.
 
-    Of several accelerators it is the one that the launcher chose for this process. ValueError when the installed
-    Paddle has no support for `name`, with the remedy.
+    Of several accelerators it is the one that the launcher chose for this process. key, remedy: how the user has asked
+    for a device and can ask for the CPU. ValueError when the installed Paddle has no support for `name`, with the
+    remedy.
     """
     import paddle
 
@@ -62,11 +64,11 @@ def select_device(name: str, allow_tf32: bool = False) -> str:
     if name == "auto":
         name = "gpu" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "cpu"
     if name == "gpu" and not paddle.is_compiled_with_cuda():
-        raise ValueError("Global.device is gpu but the installed Paddle has no CUDA: install paddlepaddle-gpu, or run "
-                         "with -o Global.device=cpu")
+        raise ValueError(f"{key} is gpu but the installed Paddle has no CUDA: install paddlepaddle-gpu, or run with "
+                         f"{remedy}")
     if name == "gpu" and not paddle.device.cuda.device_count():
-        raise ValueError("Global.device is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or "
-                         "run with -o Global.device=cpu")
+        raise ValueError(f"{key} is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or run with "
+                         f"{remedy}")
     if name == "gpu":
         set_tf32(allow_tf32)
     paddle.set_device(launched_device(name))

@@ -23,6 +23,7 @@ from passl.engine.build import (
     learning_rate_advice,
     refuse_unsupported,
     scaled_optimizer,
+    untrained_trunk_advice,
 )
 from passl.engine.callbacks import Callback, StepRecord
 from passl.engine.evaluations import build_evaluations
@@ -88,6 +89,9 @@ class Trainer:
         self.evaluations = build_evaluations(config, self.loader, self.method, self.precision.autocast)
         if start:
             resume.restore(self, start)
+        elif not settings["pretrained_model"]:
+            for warning in untrained_trunk_advice(self.method):
+                LOGGER.warning(warning)
 
     @property
     def position(self) -> int:

@@ -72,7 +72,8 @@ def extract_shard(network: paddle.nn.Layer, loader, on_batch: Optional[Callable[
     ValueError for multi-crop data or features that are not [B, F]; FloatingPointError when a feature is not finite.
     """
     function, normalize = feature_function(network), loader.normalizer
-    features, labels, indices = [], [], []
+    features, filled = None, 0  # rows go where they stay: a list to be joined would need the memory twice
+    labels, indices = [], []
     with evaluation_mode(network):
         for batch in watched(loader, on_batch, {}):
             if "image" not in batch:
@@ -82,11 +83,15 @@ def extract_shard(network: paddle.nn.Layer, loader, on_batch: Optional[Callable[
             if not isinstance(output, paddle.Tensor) or output.ndim != 2:
                 raise ValueError(f"{type(network).__name__} gives no [B, F] features; hand over its trunk")
             keep = np.flatnonzero(batch["valid"])
-            features.append(output.astype("float32").numpy()[keep])
+            if features is None:
+                features = np.empty([len(loader) * loader.batch_size, output.shape[1]], np.float32)
+            features[filled:filled + len(keep)] = output.astype("float32").numpy()[keep]
+            filled += len(keep)
             labels.append(np.asarray(batch["label"])[keep])
             indices.append(np.asarray(batch["index"])[keep])
-    shard = Shard(np.concatenate(features), np.concatenate(labels), np.concatenate(indices))
-    broken = int((~np.isfinite(shard.features).all(axis=1)).sum())
+    shard = Shard(features[:filled], np.concatenate(labels), np.concatenate(indices))
+    broken = sum(int((~np.isfinite(shard.features[start:start + 4096]).all(axis=1)).sum())
+                 for start in range(0, filled, 4096))
     if broken:
         raise FloatingPointError(f"the features of {broken} images are NaN or infinite: the network has diverged or "
                                  "its weights are damaged")
@@ -108,5 +113,7 @@ def gather(shard: Shard) -> Tuple[np.ndarray, np.ndarray]:
     features, labels, indices = shard
     if distributed.world_size() > 1:
         features, labels, indices = (distributed.all_gather_rows(paddle.to_tensor(part)).numpy() for part in shard)
+    if (np.diff(indices) > 0).all():
+        return features, labels  # in order already: a copy would need the memory twice
     _, first = np.unique(indices, return_index=True)
     return features[first], labels[first]

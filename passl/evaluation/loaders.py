@@ -3,10 +3,13 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
+import numpy as np
+
 from passl import distributed
 from passl.data import DataError, Loader, build_loader
 from passl.data.datasets import LabelledDataset
 from passl.data.sampler import DistributedBatchSampler
+from passl.registry import nearest
 
 
 def evaluation_loader(section: Mapping[str, Any], seed: int = 0, place: str = "DataLoader.Eval") -> Loader:
@@ -43,6 +46,35 @@ def bank_loader(config: Mapping[str, Any], train_dataset, query: Loader) -> Load
     check_same_classes(loader.dataset.classes, query.dataset.classes,
                        "DataLoader.Bank" if sections.get("Bank") else "DataLoader.Train", "DataLoader.Eval")
     return loader
+
+
+def number_as_trained(dataset: LabelledDataset, trained: Sequence[str], outputs: int, place: str = "DataLoader.Eval"
+                      ) -> None:
+    """Give the labels of `dataset` the numbers that a classifier was trained with, found by the names of classes.
+
+    A tree that lacks some class numbers the others differently. trained: class names in the order of the `outputs`
+    outputs, empty when unknown. DataError for a class that the classifier does not know, and when names are needed and
+    not there. Data without names (label lists) keep their numbers.
+    """
+    names = list(dataset.classes)
+    if not names:
+        return
+    if not trained:
+        if len(names) != outputs:
+            raise DataError(f"{place} has {len(names)} classes and the classifier {outputs} outputs, and the weights "
+                            "bring no class names to tell which are which: evaluate the run's folder, whose "
+                            "classes.txt has them, or put such a file beside config.yaml and the weights")
+        return
+    unknown = [name for name in names if name not in set(trained)]
+    if unknown:
+        raise DataError(f"{place} has the class '{unknown[0]}'{nearest(unknown[0], trained)}, which the classifier was "
+                        f"not trained on ({len(unknown)} of {len(names)} classes are unknown; it knows "
+                        f"{', '.join(list(trained)[:5])}{', ...' if len(trained) > 5 else ''}): name the folders as in "
+                        "training")
+    number = np.array([list(trained).index(name) for name in names])
+    labels = dataset.samples.labels
+    labels[labels >= 0] = number[labels[labels >= 0]]
+    dataset.samples.classes = list(trained)
 
 
 def check_same_classes(first: Sequence[str], second: Sequence[str], first_name: str, second_name: str) -> None:

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from passl.inference.card import card_of
 from passl.inference.stream import digest, stream
 
 FEATURES, INDEX, PARTIAL, PROGRESS = "features.npy", "index.csv", "features.partial.npy", "progress.json"
+LOCK = ".lock"
 SAVE_SECONDS = 10.0
 
 
@@ -26,9 +29,27 @@ def embed_to_folder(model, samples: SampleList, folder: Path, batch_size: int = 
     Row i is image i of `samples`; rows of unreadable images (`skip_unreadable`) are NaN. While it runs the rows done
     are in `features.partial.npy` and their number in `progress.json`; the same call continues there. Returns a summary
     {"images", "continued_from", "unreadable", "seconds"}.
-    ValueError when the folder holds the work of other weights, images or transforms.
+    ValueError when the folder holds the work of other weights, images or transforms, or another process works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        return _embed_to_folder(model, samples, folder, batch_size, workers, skip_unreadable)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine out of the folder; a process that dies gives it back."""
+    with open(folder / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is writing embeddings to {folder}: wait for it, or choose another folder"
+                             ) from None
+        yield
+
+
+def _embed_to_folder(model, samples: SampleList, folder: Path, batch_size: int, workers: int, skip_unreadable: bool
+                     ) -> Dict[str, Any]:
     key = {"weights": fingerprint(model.state_dict()), "images": digest(samples),
            "transform": json.loads(json.dumps(card_of(model).transform)), "batch_size": batch_size}
     progress = _progress(folder, key)
@@ -65,7 +86,12 @@ def _progress(folder: Path, key: Dict[str, Any]) -> Dict[str, Any]:
         if (folder / FEATURES).exists():
             raise ValueError(f"{folder / FEATURES} exists and is not ours to overwrite: choose another folder")
         return {"batches": 0, "unreadable": [], "complete": False}
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+        found["key"].items(), found["batches"], found["unreadable"], found["complete"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is damaged, so the work in {folder} cannot be continued: remove the folder or choose "
+                         "another") from None
     different = [name for name in key if found["key"].get(name) != key[name]]
     if different:
         raise ValueError(f"{folder} holds embeddings of other {' and '.join(different)}: choose another folder or "

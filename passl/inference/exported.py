@@ -22,7 +22,10 @@ def run_exported(prefix: Path, images: np.ndarray) -> np.ndarray:
     """Output of the exported files for `images`, on the CPU."""
     from paddle import inference
 
-    program, weights = model_files(prefix)
+    files = model_files(prefix)
+    if len(files) != 2:
+        raise FileNotFoundError(f"no exported model at {prefix}: wanted {prefix}.json or .pdmodel, and .pdiparams")
+    program, weights = files
     config = inference.Config(str(program), str(weights))
     config.disable_glog_info()
     predictor = inference.create_predictor(config)
@@ -31,5 +34,20 @@ def run_exported(prefix: Path, images: np.ndarray) -> np.ndarray:
     return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
 
 
+def main(arguments: List[str]) -> str:
+    """Run PREFIX on INPUT.npy; what went wrong, or an empty string."""
+    if len(arguments) != 3:
+        return "usage: python -m passl.inference.exported PREFIX INPUT.npy OUTPUT.npy"
+    prefix, source, target = arguments
+    try:
+        images = np.load(source)
+        if images.ndim != 4 or images.shape[1] != 3 or images.dtype.kind != "f":
+            return f"{source} holds {images.dtype} {list(images.shape)}; wanted are normalised floats [B, 3, H, W]"
+        np.save(target, run_exported(Path(prefix), images.astype(np.float32)))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
 if __name__ == "__main__":
-    np.save(sys.argv[3], run_exported(Path(sys.argv[1]), np.load(sys.argv[2]).astype(np.float32)))
+    sys.exit(main(sys.argv[1:]) or 0)

@@ -7,9 +7,9 @@ from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 import numpy as np
 import paddle
 
-from passl.data.decode import read_image
+from passl.data.decode import as_rgb, read_image
 from passl.data.device import Normalizer
-from passl.data.samples import find_samples
+from passl.data.samples import IMAGE_EXTENSIONS, find_samples
 from passl.data.streams import Stream
 from passl.data.transforms import ImageTransform
 
@@ -26,22 +26,26 @@ def collect(images: Any) -> Images:
 
     A picture is the path of an image file, a PIL image, a uint8 array or tensor [H, W, 3] (or [H, W] grey, [3, H, W]),
     or a float array or tensor [3, H, W], which is taken as normalised already. With a leading dimension arrays and
-    tensors are batches. A folder stands for all images in it. Lists may mix these.
+    tensors are batches. A folder stands for all images in it, a text file for the images it lists. Lists may mix these.
     TypeError or ValueError for anything else, and for an empty list.
     """
     if isinstance(images, (str, os.PathLike)):
-        if os.path.isdir(images):
+        if os.path.isdir(images) or os.path.isfile(images) and not os.fspath(images).lower().endswith(IMAGE_EXTENSIONS):
             samples = find_samples(os.fspath(images), labelled=False)
             return Images([samples.path(index) for index in range(len(samples))], False)
         return Images([os.fspath(images)], True)
     if isinstance(images, paddle.Tensor):
+        if images.dtype == paddle.bfloat16:
+            images = images.astype("float32")  # NumPy would show its bits as integers
         images = images.numpy()
     if isinstance(images, np.ndarray):
         if images.ndim == 4:
+            if not len(images):
+                raise ValueError("the batch of images is empty")
             return Images([_array(image) for image in images], False)
         return Images([_array(images)], True)
     if hasattr(images, "convert"):  # a PIL image
-        return Images([np.asarray(images.convert("RGB"))], True)
+        return Images([_array(as_rgb(images))], True)
     if isinstance(images, Mapping) or not isinstance(images, Sequence):
         raise TypeError(f"cannot read images from {type(images).__name__}; give a path, a folder, a PIL image, a uint8 "
                         "array [H, W, 3], a float tensor [3, H, W], or a list of these")
@@ -52,6 +56,8 @@ def collect(images: Any) -> Images:
 
 def _array(image: np.ndarray) -> np.ndarray:
     """One picture as uint8 [H, W, 3] or float32 [3, H, W]."""
+    if 0 in image.shape:
+        raise ValueError(f"an array of {list(image.shape)} is an empty picture")
     if image.dtype == np.uint8:
         if image.ndim == 2:
             return np.repeat(image[..., None], 3, axis=2)

@@ -10,12 +10,12 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 import numpy as np
 import paddle
 
-from passl.inference.card import CLASS_NAMES, ModelCard, read_class_names, transform_of
+from passl.inference.card import ModelCard, fill_from_run, run_config
 from passl.models import zoo
 from passl.models.backbones import ALIASES, ARCHITECTURES
 from passl.models.classifier import FineTuneModel, LinearProbeModel
 from passl.models.pretrain import PretrainModel
-from passl.models.pretrained import find_config, find_weights
+from passl.models.pretrained import find_weights
 from passl.registry import BACKBONES, UnknownComponent, nearest
 from passl.weights import Checkpoint, CheckpointError, Found, LoadReport, load_into, read, recognise, to_passl_state
 
@@ -31,20 +31,22 @@ RELEASED = {"swav_resnet50_pretrain": "swav_resnet50", "swav_resnet50w2_pretrain
 PathLike = Union[str, "os.PathLike[str]"]
 
 
-def list_models(pattern: str = "*") -> List[str]:
+def list_models(pattern: Optional[str] = "*") -> List[str]:
     """Names that `get_model` takes and that match a shell pattern; `*` may stand anywhere ('*linearprobe', 'swav*w2*').
+    A pattern without wildcards matches any part of a name; None gives all.
 
     Three kinds: trunks ('resnet50'), networks of a method and phase ('swav_resnet50_linearprobe'), and released
     weights ('swav_resnet50_400ep'; `passl list-models` prints their scores, and also those that only `passl-convert`
     reads).
     """
+    pattern = "*" if pattern is None else pattern if set(pattern) & set("*?[") else f"*{pattern}*"
     trunks = [name for name in BACKBONES.names() if name not in ALIASES]
     phases = [f"swav_{architecture}_{phase}" for architecture in ARCHITECTURES for phase in PHASES]
     released = [name for name in zoo.list_models() if not zoo.release(name).convert_only]
     return sorted(name for name in {*trunks, *phases, *released} if fnmatch.fnmatchcase(name, pattern))
 
 
-def get_model(name: str, pretrained: Union[None, bool, PathLike, Sequence[PathLike]] = None,
+def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[PathLike]] = None,
               **options: Any) -> paddle.nn.Layer:
     """A network in evaluation mode, with `extract_feat(images [B, 3, H, W]) -> [B, F]` and a `card`.
 
@@ -61,8 +63,9 @@ def get_model(name: str, pretrained: Union[None, bool, PathLike, Sequence[PathLi
     then says so, and a trunk that does not match is an error.
     UnknownComponent names the nearest known name; CheckpointError says what is wrong with weights.
     """
-    known = list_models()
+    name, known = os.fspath(name), list_models()
     if name in known:
+        _refuse_unknown(options)
         return _by_name(name, pretrained, options)
     if os.path.exists(name) or os.path.exists(f"{name}.pdparams"):
         if pretrained not in (None, False) or options:
@@ -91,7 +94,9 @@ def _by_name(name: str, pretrained: Union[None, bool, PathLike, Sequence[PathLik
                               f"was trained on as well, get_model('{name}', pretrained=[TRUNK, HEAD]) or --weights "
                               "TRUNK --weights HEAD")
     model = _named(name, entry, canonical, found, options)
-    return _finish(model, _card(name, model, _told(load_into(model, checkpoint))))
+    card = _card(name, model, _told(load_into(model, checkpoint)))
+    fill_from_run(card, files[-1])
+    return _finish(model, card)
 
 
 def _files(name: str, entry: Optional[zoo.Release],
@@ -175,18 +180,9 @@ def _from_file(path: Path) -> paddle.nn.Layer:
     """The network that a weight file holds, built from the run's config beside it or from the file's own shapes."""
     checkpoint = read(path)
     canonical, found = recognise(checkpoint)
-    config_path = find_config(path)
-    config: Mapping[str, Any] = {}
-    if config_path is not None:
-        from passl.config import load_config
-
-        config = load_config(str(config_path)).plain()
-    model = _from_shapes(path, canonical, found, (config.get("Model") or {}).get("backbone") or {})
+    model = _from_shapes(path, canonical, found, (run_config(path).get("Model") or {}).get("backbone") or {})
     card = _card(str(path), model, _told(load_into(model, checkpoint, strict="all")))
-    card.transform = transform_of(config)
-    if config_path is not None and card.has_classifier:
-        names = find_config(path, CLASS_NAMES)
-        card.classes = read_class_names(names) if names else []
+    fill_from_run(card, path)
     return _finish(model, card)
 
 
@@ -234,3 +230,12 @@ def _finish(model: paddle.nn.Layer, card: ModelCard) -> paddle.nn.Layer:
     model.card = card
     model.eval()
     return model
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    """ValueError for an option that no trunk and no classifier takes."""
+    known = {"class_num", "global_pooling", "use_bn"}.union(*(BACKBONES.parameters(name) for name in BACKBONES.names()))
+    for option in options:
+        if option not in known:
+            raise ValueError(f"get_model has no option '{option}'{nearest(option, known)}; it takes: "
+                             f"{', '.join(sorted(known))}")

@@ -11,7 +11,7 @@ import paddle
 from passl.data.datasets import LabelledDataset
 from passl.data.loader import Loader
 from passl.data.sampler import DistributedBatchSampler
-from passl.data.samples import IMAGE_EXTENSIONS, SampleList, find_samples
+from passl.data.samples import IMAGE_EXTENSIONS, DataError, SampleList, find_samples
 from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
 
@@ -26,6 +26,10 @@ class Batch(NamedTuple):
 
 def find_images(places: Sequence[str]) -> SampleList:
     """Images named by paths of files, folders and list files, in that order; classes of a single tree are kept."""
+    for place in places:
+        if not os.path.exists(place):
+            raise DataError(f"{place} does not exist (looked from {os.getcwd()}): give image files, folders or list "
+                            "files")
     if len(places) == 1 and not _is_image(places[0]):
         return find_samples(places[0], labelled=False)
     paths: List[str] = []
@@ -36,10 +40,17 @@ def find_images(places: Sequence[str]) -> SampleList:
 
 
 def digest(samples: SampleList) -> str:
-    """SHA-256 of the paths, in order: whether two lists of images are the same list."""
+    """SHA-256 of paths, file sizes, times of change, labels and class names: whether two lists are the same images."""
     total = hashlib.sha256()
     for index in range(len(samples)):
-        total.update(os.fsencode(samples.path(index)) + b"\n")
+        path = samples.path(index)
+        try:
+            state = os.stat(path)
+            total.update(f"{state.st_size} {state.st_mtime_ns} ".encode())
+        except OSError:
+            total.update(b"missing ")  # whoever reads the file reports it, by name
+        total.update(os.fsencode(path) + b"\n")
+    total.update(samples.labels.tobytes() + "\n".join(samples.classes).encode())
     return total.hexdigest()
 
 
@@ -52,7 +63,8 @@ def stream(model, samples: SampleList, function: Callable[[paddle.Tensor], Any],
     """`function` of every image, batch by batch; results do not depend on `workers`.
 
     function: float32 [B, 3, H, W] -> anything. skip_unreadable: a file that cannot be decoded is marked instead of
-    ending the run with its name (DataError); its row holds another image's output.
+    ending the run with its name (DataError); its row holds another image's output. FloatingPointError for outputs that
+    are not finite.
     """
     dataset = LabelledDataset(samples, list(card_of(model).transform), None, "skip" if skip_unreadable else "error", 0)
     loader = Loader(dataset, DistributedBatchSampler(len(samples), batch_size), num_workers=workers)
@@ -61,7 +73,19 @@ def stream(model, samples: SampleList, function: Callable[[paddle.Tensor], Any],
     try:
         with evaluation_mode(model):
             for batch in loader.epoch(0, start_iteration=first_batch):
-                yield Batch(start, function(normalize(paddle.to_tensor(batch["image"]))), batch["valid"])
+                output = function(normalize(paddle.to_tensor(batch["image"])))
+                require_finite(output, model)
+                yield Batch(start, output, batch["valid"])
                 start += len(batch["index"])
+    except DataError as error:  # the data set speaks of keys of a config, and there is none here
+        hint = str(error).replace("dataset.image_errors: skip would leave", "--skip-unreadable leaves")
+        raise DataError(hint) from None
     finally:
         loader.close()
+
+
+def require_finite(output, model) -> None:
+    """FloatingPointError when a tensor, or one of a list, is not finite: what is made of it looks like answers."""
+    if not all(bool(paddle.isfinite(one).all()) for one in (output if isinstance(output, list) else [output])):
+        raise FloatingPointError(f"{card_of(model).name} gives NaN or infinity: its weights are damaged or from a run "
+                                 "that diverged, or a picture given as a float tensor holds such values")

@@ -1,6 +1,7 @@
-"""Classify, embed and cluster images with a model from `get_model`, or with any layer of this library."""
+"""Classify, embed and cluster images with a model from `get_model`, the path of a run, or any layer of this library."""
 from __future__ import annotations
 
+import os
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
 
 import numpy as np
@@ -10,10 +11,12 @@ import paddle.nn.functional as F
 from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
 from passl.inference.images import batches, collect
+from passl.inference.stream import require_finite
 from passl.models.classifier import FineTuneModel, LinearProbeModel
 from passl.models.heads import MultiPrototypes
 
 TEMPERATURE = 0.1
+Model = Union[paddle.nn.Layer, str, "os.PathLike[str]"]  # a network, or what `as_model` takes
 
 
 class Clusters(NamedTuple):
@@ -23,7 +26,7 @@ class Clusters(NamedTuple):
     confidence: np.ndarray
 
 
-def inference_model(model, images, top_k: Optional[int] = None, batch_size: int = 32
+def inference_model(model: Model, images: Any, top_k: Optional[int] = None, batch_size: int = 32
                     ) -> Union[Dict[str, Any], List[Dict[str, Any]]]:
     """Classify pictures: a dict for one, a list of dicts for several (see `passl.inference.images.collect`).
 
@@ -31,6 +34,7 @@ def inference_model(model, images, top_k: Optional[int] = None, batch_size: int 
     (probability), pred_scores float32 [C]; with `top_k` also top, the k best as (name, probability).
     ValueError for a network without a classifier, or whose classifier is untrained.
     """
+    model = as_model(model)
     require_classifier(model)
     given = collect(images)
     probabilities = run(model, given.items, lambda x: F.softmax(model(x).astype("float32"), axis=1), batch_size)
@@ -38,12 +42,24 @@ def inference_model(model, images, top_k: Optional[int] = None, batch_size: int 
     return results[0] if given.single else results
 
 
+def as_model(model: Model) -> paddle.nn.Layer:
+    """`model` itself, or the network with trained weights that a name or path stands for: a run's folder, a file."""
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    from passl.inference.models import get_model, list_models
+
+    name = os.fspath(model)
+    return get_model(name, pretrained=True if name in list_models() else None)
+
+
 def describe(scores: np.ndarray, classes: List[str], top_k: Optional[int] = None) -> Dict[str, Any]:
     """The result of one picture, from its probabilities [C]."""
     names = classes if len(classes) == len(scores) else [str(number) for number in range(len(scores))]
     best = int(scores.argmax())
     result = {"pred_label": best, "pred_class": names[best], "pred_score": float(scores[best]), "pred_scores": scores}
-    if top_k:
+    if top_k is not None:
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}; it must be at least 1")
         order = np.argsort(-scores, kind="stable")[:top_k]
         result["top"] = [(names[label], float(scores[label])) for label in order]
     return result
@@ -61,12 +77,13 @@ def require_classifier(model) -> None:
                          "get_model the weights of a trained probe or fine-tuned model")
 
 
-def embed(model, images, batch_size: int = 32) -> np.ndarray:
+def embed(model: Model, images: Any, batch_size: int = 32) -> np.ndarray:
     """Features of pictures, float32 [N, F], also for a single one (N = 1): pooled trunk features, before any head."""
+    model = as_model(model)
     return run(model, collect(images).items, model.extract_feat, batch_size)
 
 
-def assign(model, images, balanced: bool = False, temperature: float = TEMPERATURE, epsilon: float = 0.05,
+def assign(model: Model, images: Any, balanced: bool = False, temperature: float = TEMPERATURE, epsilon: float = 0.05,
            iterations: int = 3, batch_size: int = 32) -> Clusters:
     """Cluster of each picture under every prototype head of a pretrained network.
 
@@ -74,6 +91,7 @@ def assign(model, images, balanced: bool = False, temperature: float = TEMPERATU
     (`epsilon`, `iterations` as in training), so that clusters get about equally many; the result then depends on the
     whole set, and confidence is the soft assignment. ValueError for a network without trained prototypes.
     """
+    model = as_model(model)
     scores = run(model, collect(images).items, score_function(model), batch_size)
     return assign_scores(scores, balanced, temperature, epsilon, iterations)
 
@@ -114,10 +132,13 @@ def score_function(model) -> Callable[[paddle.Tensor], Any]:
 
 def run(model, items, function: Callable, batch_size: int):
     """Apply `function` to all pictures in evaluation mode; rows joined over batches, of a list for each element."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     parts: List[Any] = []
     with evaluation_mode(model):
         for _, images in batches(items, card_of(model).transform, batch_size):
             output = function(images)
+            require_finite(output, model)
             parts.append([one.astype("float32").numpy() for one in output] if isinstance(output, list)
                          else output.astype("float32").numpy())
     if isinstance(parts[0], list):

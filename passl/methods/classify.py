@@ -41,6 +41,7 @@ class Classification(Method):
     published_rates: Tuple[float, float]
     # Only the trunk of Global.pretrained_model is used: a classifier starts afresh (Global.checkpoint resumes one).
     pretrained_part = "trunk"
+    allow_untrained_trunk = True
     prototype_heads = "none"
 
     def __init__(self, model: paddle.nn.Layer, classes: int, losses, metrics):
@@ -73,18 +74,21 @@ class LinearProbe(Classification):
     class_num: outputs; by default the number of classes of the training data.
     global_pooling: average over the whole feature map; False keeps 2x2 positions (four times the features).
     use_bn: batch norm before the classifier. With it, learning rates transfer better between trunks.
+    allow_untrained_trunk: train without Global.pretrained_model, on random features: only as a baseline.
     """
 
     published_rates = (0.3, 0.3)
 
     def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, global_pooling: bool = True,
-                 use_bn: bool = False, class_count: Optional[int] = None, losses=None, metrics=None):
+                 use_bn: bool = False, allow_untrained_trunk: bool = False, class_count: Optional[int] = None,
+                 losses=None, metrics=None):
         for key in ("output_dim", "nmb_prototypes", "hidden_mlp"):
             if backbone.get(key):
                 raise ValueError(f"Model.backbone.{key} {backbone[key]}: a linear probe reads the trunk itself, not "
                                  "projection head or prototypes; drop the key")
         classes = decide_classes(class_num, 0, class_count)
         super().__init__(LinearProbeModel(dict(backbone), classes, global_pooling, use_bn), classes, losses, metrics)
+        self.allow_untrained_trunk = allow_untrained_trunk
 
 
 @METHODS.register("FineTune", *(f"swav_{name}_finetune" for name in ARCHITECTURES), context=CONTEXT)

@@ -29,8 +29,13 @@ def find_weights(name: str) -> Path:
 
 
 def find_config(weights: Path, name: str = "config.yaml") -> Optional[Path]:
-    """The config.yaml (or another file) that a run of this library saved beside its weights; None for other files."""
-    for folder in list(weights.absolute().parents)[:3]:  # <run>/x.pdparams, <run>/latest/passl.pdparams
-        if (folder / name).is_file():
-            return folder / name
+    """The config.yaml (or another file) beside weights in the layout of a run, or None.
+
+    <run>/*.pdparams or <run>/latest/passl.pdparams: only where a run of this library keeps its weights, because such a
+    file further up belongs to something else.
+    """
+    folder = weights.absolute().parent
+    for place in [folder, folder.parent] if weights.name == WEIGHTS else [folder]:
+        if (place / name).is_file():
+            return place / name
     return None

@@ -20,7 +20,10 @@ _TORCH_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
 
 @dataclass
 class LoadReport:
-    """What happened to every key: names are the layer's for loaded, missing and wrong_shape, the file's for ignored."""
+    """What happened to every key: names are the layer's for loaded, missing and wrong_shape, the file's for ignored.
+
+    `ignored` includes the heads that were not asked for.
+    """
 
     source: str
     loaded: List[str] = field(default_factory=list)
@@ -55,7 +58,8 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
     strict: "trunk" - every trunk weight of the layer must be loaded, heads may differ (they keep their own values, for
         instance a prototype layer of another size); "all" - every weight of the layer; "none" - whatever fits.
     CheckpointError, with the table, when the strictness is not met or when not one trunk weight matches a layer that
-    has a trunk. Nothing is written to the layer in that case. dtypes are cast to the layer's.
+    has a trunk; and for weights that are NaN or infinite. Nothing is written to the layer in that case. dtypes are
+    cast to the layer's.
     """
     if strict not in STRICT:
         raise ValueError(f"strict must be one of {', '.join(STRICT)}, not '{strict}'")
@@ -66,13 +70,16 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
         label = source.path if isinstance(source, Checkpoint) else os.fspath(source)
         checkpoint = source if isinstance(source, Checkpoint) else read(label)
         state, found = to_passl_state(checkpoint, part=part, allow_unknown=True)
+        dropped = [key for name, key in found.sources.items() if part == "trunk" and not TRUNK.match(name)]
     else:
         label = "a state dict"
         state = {name: array for name, array in source.items() if part == "all" or _is_trunk(name)}
+        dropped = [name for name in source if name not in state]
     ours = layer.state_dict()
     pairs = _match(list(ours), list(state))
     report = LoadReport(label, found=found, ignored=list(found.ignored + found.unknown) if found else [])
     report.ignored += [name for name in state if name not in set(pairs.values())]
+    report.ignored += dropped
     for name, tensor in ours.items():
         if name not in pairs:
             report.missing.append(name)
@@ -81,6 +88,7 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
         else:
             report.loaded.append(name)
     _enforce(report, ours, strict)
+    _refuse_broken(report, {name: state[pairs[name]] for name in report.loaded})
     for name in report.loaded:
         _assign(ours[name], state[pairs[name]])
     return report
@@ -122,6 +130,15 @@ def _enforce(report: LoadReport, ours: Mapping[str, Any], strict: str) -> None:
         raise CheckpointError(f"{len(trunk & bad)} trunk weights are missing or of another shape\n{report.table()}")
     if strict == "all" and bad:
         raise CheckpointError(f"{len(bad)} weights are missing or of another shape\n{report.table()}")
+
+
+def _refuse_broken(report: LoadReport, arrays: Mapping[str, np.ndarray]) -> None:
+    """NaN and infinity spread to every output, where they look like answers."""
+    broken = [name for name, array in arrays.items() if not np.isfinite(widen(array)).all()]
+    if broken:
+        raise CheckpointError(f"{report.source}: {len(broken)} of {len(arrays)} weights hold NaN or infinity, the "
+                              f"first is {broken[0]}: the run that wrote them has diverged, or the file is damaged; "
+                              "take an earlier checkpoint")
 
 
 def _assign(tensor, array: np.ndarray) -> None:

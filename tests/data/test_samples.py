@@ -142,3 +142,22 @@ def test_few_shot_errors(tmp_path):
         few_shot_list(str(tmp_path), str(tmp_path / "list.txt"))
     with pytest.raises(DataError, match="data root .*gone does not exist"):
         few_shot_list(str(tmp_path / "gone"), str(tmp_path / "list.txt"))
+
+
+def test_the_log_tells_published_lists_from_others(tmp_path, caplog, monkeypatch):
+    import hashlib
+
+    from passl.data import samples
+
+    for number in range(1000):
+        (tmp_path / f"n{number:08d}").mkdir()
+    listed = tmp_path / "1percent.txt"
+    listed.write_text("n00000000_1.JPEG\n")
+    with caplog.at_level("INFO", "passl"):
+        few_shot_list(str(tmp_path), str(listed))
+        assert "is not one of the published lists" in caplog.text
+        caplog.clear()
+        start = hashlib.sha256(listed.read_bytes()).hexdigest()[:16]
+        monkeypatch.setitem(samples._PUBLISHED_LISTS, "1percent.txt", (1, start))
+        few_shot_list(str(tmp_path), str(listed))
+        assert "is SimCLR's 1percent.txt" in caplog.text

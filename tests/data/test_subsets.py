@@ -21,6 +21,18 @@ def tree(root, names="{number}.png", counts=(20, 20, 7)):
     return root
 
 
+def test_lists_that_are_there_are_kept(tmp_path, capsys):
+    from tools.make_subset import main
+
+    root = tree(tmp_path / "train")
+    (tmp_path / "1percent.txt").write_text("theirs")
+    assert main([str(root), "--percent", "10", "1"]) == 1
+    assert "1percent.txt would be replaced" in capsys.readouterr().err
+    assert (tmp_path / "1percent.txt").read_text() == "theirs" and not (tmp_path / "10percent.txt").exists()
+    assert main([str(root), "--percent", "1", "--force"]) == 0
+    assert (tmp_path / "1percent.txt").read_text() != "theirs"
+
+
 @pytest.mark.parametrize("size", [3, 10, 21, 40])
 def test_every_beginning_is_balanced(size):
     labels = np.repeat([0, 1, 2], [20, 20, 7])

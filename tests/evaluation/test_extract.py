@@ -69,11 +69,11 @@ def test_ranks_get_every_image_once(tmp_path, sampler):
         np.testing.assert_array_equal(run.result["labels"], truth)
 
 
-def test_unreadable_images_are_left_out(tmp_path):
+def test_unreadable_images_are_left_out(tmp_path, caplog):
     root = write_images(tmp_path / "data")
     (root / "a" / "1.png").write_bytes(b"not an image")
-    with pytest.warns(UserWarning, match="1.png"):
-        shard = extract_shard(FlatPixels(), build_loader(section(root, image_errors="skip"), seed=0))
+    shard = extract_shard(FlatPixels(), build_loader(section(root, image_errors="skip"), seed=0))
+    assert "1.png" in caplog.text
     assert shard.indices.tolist() == [0, 2, 3, 4, 5, 6]
 
 

@@ -1,4 +1,9 @@
 """Exported models compute what the live ones do, for every kind of model."""
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -55,3 +60,43 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"passl\[onnx\]"):
         export(trunk, tmp_path / "net", SHAPE, export_type="onnx")
+
+
+def test_onnx_is_run_and_compared(tmp_path, monkeypatch):
+    """With stand-ins for paddle2onnx and onnxruntime, which are optional."""
+    model = passl.get_model("resnet18", stem="small", base_channels=4)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: name == "paddle2onnx" or find_spec(name, *rest))
+    monkeypatch.setattr(paddle.onnx, "export", lambda network, prefix, **_: Path(f"{prefix}.onnx").write_text(""))
+    factor = [1.0]
+
+    class Session:
+        def __init__(self, path, providers):
+            assert Path(path).is_file()
+
+        def get_inputs(self):
+            return [types.SimpleNamespace(name="images")]
+
+        def run(self, outputs, feed):
+            return [model(paddle.to_tensor(feed["images"])).numpy() * factor[0]]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
+    assert export(model, tmp_path / "net", SHAPE, export_type="onnx") == [tmp_path / "net.onnx"]
+    for factor[0] in (1.001, np.nan):
+        with pytest.raises(RuntimeError, match="net.onnx is not usable"):
+            export(model, tmp_path / "net", SHAPE, export_type="onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.warns(UserWarning, match="not checked against the live network"):
+        export(model, tmp_path / "net", SHAPE, export_type="onnx")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "usage:"), (["nowhere", "images.npy", "out.npy"], "no exported model at nowhere"),
+    (["nowhere", "flat.npy", "out.npy"], "wanted are normalised floats"), (["a", "missing.npy", "b"], "missing.npy")])
+def test_running_exported_files_says_what_is_wrong(tmp_path, monkeypatch, arguments, message):
+    from passl.inference.exported import main
+
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", np.zeros([1, 3, 8, 8], np.float32))
+    np.save("flat.npy", np.zeros([8, 8, 3], np.uint8))
+    assert message in main(arguments)

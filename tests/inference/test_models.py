@@ -27,6 +27,17 @@ def test_wildcards_stand_anywhere(pattern, name):
     assert name in names and names == sorted(names) and len(names) < len(passl.list_models())
 
 
+def test_a_pattern_without_wildcards_is_part_of_a_name():
+    assert passl.list_models(None) == passl.list_models() == passl.list_models("*")
+    assert passl.list_models("swav") == passl.list_models("*swav*")
+
+
+def test_paths_and_wrong_options(pretrained):
+    assert isinstance(passl.get_model(pretrained / "latest"), PretrainModel)
+    with pytest.raises(ValueError, match="no option 'base_chanels' .did you mean 'base_channels'"):
+        passl.get_model("resnet18", base_chanels=4)
+
+
 @pytest.mark.parametrize("name, kind, output", [
     ("resnet18", MultiCropNetwork, [2, 32]), ("swav_resnet18_pretrain", PretrainModel, None),
     ("swav_resnet18_linearprobe", LinearProbeModel, [2, 1000]), ("swav_resnet18_finetune", FineTuneModel, [2, 1000])])
@@ -70,6 +81,24 @@ def test_classifier_knows_its_classes(trained_probe):
     model = passl.get_model(str(trained_probe))
     assert model.card.has_classifier and model.card.classes == ["colour_0", "colour_1", "colour_2"]
     assert model.card.transform == [{"Normalize": {"mean": 0.5, "std": 0.25}}]
+
+
+def test_weights_of_a_run_bring_its_transform_and_classes_to_a_named_network(pretrained, trained_probe, tmp_path):
+    trunk = passl.get_model("resnet18", pretrained=str(pretrained), **SMALL)
+    assert trunk.card.transform == passl.get_model(str(pretrained)).card.transform
+    probe = passl.get_model("swav_resnet18_linearprobe", pretrained=str(trained_probe), class_num=3, **SMALL)
+    assert probe.card.transform == [{"Normalize": {"mean": 0.5, "std": 0.25}}]
+    assert probe.card.classes == ["colour_0", "colour_1", "colour_2"]
+
+
+@pytest.mark.parametrize("place, text", [
+    ("..", "DataLoader: {Train: {dataset: {size_crops: [16]}}}"), (".", "model: {lr: 1}"), (".", "a: [1")])
+def test_a_config_of_something_else_is_left_alone(pretrained, tmp_path, place, text):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / place / "config.yaml").write_text(text)
+    (folder / "trunk.pdparams").write_bytes((pretrained / "latest.pdparams").read_bytes())
+    assert passl.get_model(str(folder / "trunk.pdparams")).card.transform[0] == {"Resize": {"size": 256}}
 
 
 def test_named_architecture_with_weights(pretrained, tmp_path):

@@ -63,10 +63,42 @@ def test_grey_pictures(model):
     ([], "empty"), (3, "cannot read images from int"), ({"a": 1}, "cannot read images from dict"),
     (np.zeros((4, 4, 3)), "floats are normalised tensors"), (np.zeros((4, 4, 3), np.int64), "must be uint8"),
     (np.zeros((4, 4, 2), np.uint8), "uint8 arrays are"), ("nowhere.jpg", "nowhere.jpg"),
-    (np.zeros((2, 2), np.float32), "floats are")])
+    (np.zeros((2, 2), np.float32), "floats are"), (np.zeros((0, 16, 16, 3), np.uint8), "batch of images is empty"),
+    (np.zeros((0, 0, 3), np.uint8), "empty picture"), (paddle.zeros([3, 0, 4]), "empty picture"),
+    (Image.new("RGB", (0, 4)), "empty picture")])
 def test_bad_input_is_named(model, given, message):
     with pytest.raises((ValueError, TypeError), match=message):
         passl.embed(model, given)
+
+
+def test_numbers_below_one_are_refused(model, trained_probe, picture):
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        passl.embed(model, picture, batch_size=0)
+    for top_k in (0, -1):
+        with pytest.raises(ValueError, match="top_k is"):
+            passl.inference_model(str(trained_probe), picture, top_k=top_k)
+
+
+def test_a_path_stands_for_a_model(pretrained, trained_probe, model, picture, expected):
+    np.testing.assert_allclose(passl.embed(str(pretrained), picture), expected[1], atol=1e-5)
+    assert (passl.assign(pretrained, picture).clusters == passl.assign(model, picture).clusters).all()
+    assert passl.inference_model(trained_probe, picture)["pred_class"].startswith("colour_")
+    with pytest.raises(KeyError, match="did you mean 'resnet50'"):
+        passl.embed("resnet5", picture)
+
+
+def test_half_precision_and_sixteen_bit_pictures(model, picture, expected, tmp_path):
+    half = passl.embed(model, expected[0].astype("bfloat16"))
+    np.testing.assert_allclose(half, expected[1], atol=0.05 * np.abs(expected[1]).max())
+    deep = Image.fromarray(np.random.RandomState(2).randint(0, 65536, (16, 16)).astype(np.uint16))
+    deep.save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(passl.embed(model, deep), passl.embed(model, tmp_path / "deep.png"))
+
+
+def test_a_list_file_stands_for_its_images(model, pictures, tmp_path):
+    paths = sorted((pictures / "val").rglob("*.png"))[:3]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    np.testing.assert_array_equal(passl.embed(model, tmp_path / "list.txt"), passl.embed(model, paths))
 
 
 def test_tensors_of_different_sizes_in_one_batch(model):
@@ -90,6 +122,19 @@ def test_inference_model(trained_probe, pictures):
     right = np.mean([result["pred_class"] == path.parent.name for path, result in zip(paths, results)])
     records = [json.loads(line) for line in (trained_probe / "metrics.jsonl").read_text().splitlines()]
     assert right == pytest.approx(max(record.get("eval_top1", 0) for record in records))
+
+
+def test_outputs_that_are_not_finite_are_no_answers(pretrained, pictures):
+    from passl.inference.stream import find_images, stream
+    from passl.inference.use import score_function
+
+    model = passl.get_model(str(pretrained))
+    prototypes = model.res_model.prototypes.weight
+    prototypes.set_value(np.full(prototypes.shape, np.nan, np.float32))
+    with pytest.raises(FloatingPointError, match="gives NaN or infinity"):
+        passl.assign(model, np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(FloatingPointError, match="gives NaN or infinity"):
+        next(stream(model, find_images([str(pictures / "val")]), score_function(model), 2, 0))
 
 
 def test_untrained_classifiers_refuse(pretrained, model):

@@ -184,6 +184,19 @@ def test_contradictions_are_refused_before_the_first_step(tmp_path, images, over
         trainer(write_config(tmp_path, images), *overrides)
 
 
+def test_a_frozen_random_trunk_is_refused(tmp_path, images, caplog):
+    with pytest.raises(ValueError, match="Global.pretrained_model is not set"):
+        trainer(write_config(tmp_path, images), "Model.allow_untrained_trunk=False")
+    run = trainer(write_config(tmp_path, images), "Global.max_train_step=1", f"Global.output_dir={tmp_path}/a")
+    run.run()
+    trainer(write_config(tmp_path, images), "Model.allow_untrained_trunk=False",
+            f"Global.checkpoint={run.folder}/latest")
+    caplog.clear()
+    with caplog.at_level("WARNING", "passl"):
+        trainer(write_config(tmp_path, images, FINE_TUNE, FINE_TUNE_OPTIMIZER))
+    assert "starts from random weights" in caplog.text
+
+
 def test_different_class_folders_are_refused(tmp_path, images):
     other = write_squares(tmp_path / "other", classes=2)
     with pytest.raises(ValueError, match="'colour_2' is in DataLoader.Train and not in DataLoader.Eval"):

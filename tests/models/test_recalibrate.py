@@ -41,13 +41,54 @@ def test_needs_images_and_batch_norm():
         recalibrate_batch_norm(paddle.nn.Linear(2, 2), [])
 
 
-def test_command_writes_weights_of_the_other_size(pretrained, pictures, tmp_path, capsys):
+SERIAL = ["--workers", "0", "--batch-size", "4", "--device", "cpu"]
+
+
+def test_command_writes_a_run_of_the_other_size(trained_probe, pictures, tmp_path, capsys):
     from passl.cli import recalibrate
 
-    output = str(tmp_path / "new.pdparams")
-    assert recalibrate.main([str(pretrained), str(pictures / "train"), "--size", "12", "--output", output,
-                             "--workers", "0", "--batch-size", "4", "--device", "cpu"]) == 0
+    output = str(tmp_path / "new")
+    assert recalibrate.main([str(trained_probe), str(pictures / "train"), "--size", "12", "--output", output, *SERIAL]
+                            ) == 0
     assert "8 images of 12 pixels" in capsys.readouterr().out  # two whole batches of the eleven
-    old, new = (passl.get_model(name).state_dict() for name in (str(pretrained), output))
-    changed = {name.rpartition(".")[2] for name in old if not np.array_equal(old[name].numpy(), new[name].numpy())}
+    old, new = (passl.get_model(name) for name in (str(trained_probe), output))
+    changed = {name.rpartition(".")[2] for name, value in old.state_dict().items()
+               if not np.array_equal(value.numpy(), new.state_dict()[name].numpy())}
     assert changed == {"_mean", "_variance"}
+    assert new.card.transform == [{"Resize": {"size": 12}}, {"CenterCrop": {"size": 12}},
+                                  {"Normalize": {"mean": [0.5] * 3, "std": [0.25] * 3}}]
+    assert new.card.classes == old.card.classes == ["colour_0", "colour_1", "colour_2"]
+
+
+def test_command_needs_a_whole_batch(trained_probe, pictures, tmp_path, capsys):
+    from passl.cli import recalibrate
+
+    assert recalibrate.main([str(trained_probe), str(pictures / "val"), "--size", "12", "--output", str(tmp_path),
+                             *SERIAL, "--batch-size", "8"]) == 1
+    assert "7 images make no whole batch of 8" in capsys.readouterr().err
+
+
+def test_constants_come_from_any_kind_of_transform_list(pretrained, pictures, tmp_path, monkeypatch):
+    from passl.cli import recalibrate
+
+    for entries, expected in (([{"NormalizeImage": {"mean": [0.1] * 3, "std": [0.2] * 3}}], ([0.1] * 3, [0.2] * 3)),
+                              ([{"ToTensor": None}], ([0.0] * 3, [1.0] * 3))):
+        model = passl.get_model(str(pretrained))
+        model.card.transform = entries
+        monkeypatch.setattr(recalibrate, "open_model", lambda options, model=model: model)
+        assert recalibrate.main(["x", str(pictures / "train"), "--size", "12", "--output", str(tmp_path), *SERIAL]) == 0
+        normalize = passl.get_model(str(tmp_path)).card.transform[-1]["Normalize"]
+        np.testing.assert_allclose((normalize["mean"], normalize["std"]), expected, atol=1e-6)
+
+
+def test_command_takes_weights_without_a_run(pretrained, pictures, tmp_path, capsys):
+    from passl.cli import recalibrate
+
+    bare = tmp_path / "bare.pdparams"
+    bare.write_bytes((pretrained / "latest.pdparams").read_bytes())
+    arguments = [str(bare), str(pictures / "train"), "--size", "12", *SERIAL, "--output"]
+    assert recalibrate.main([*arguments, str(tmp_path / "new")]) == 0
+    assert passl.get_model(str(tmp_path / "new")).card.transform[0] == {"Resize": {"size": 12}}
+    with pytest.raises(SystemExit):
+        recalibrate.main([*arguments, str(tmp_path / "new.pdparams")])
+    assert "name a folder" in capsys.readouterr().err

@@ -98,6 +98,25 @@ def test_plain_state_and_unknown_strictness():
     assert len(load_into(trunk(), state).loaded) == len(trunk().state_dict())
     loaded = load_into(pretraining_model(), state, part="trunk").loaded
     assert loaded and all(name.startswith("res_model.encoder.") for name in loaded)
+    for source in (state, memory(STATE)):  # what `part` left out is accounted for
+        report = load_into(trunk(), source, part="trunk")
+        assert {name.removeprefix("res_model.").split(".")[0] for name in report.ignored} == {"projection_head",
+                                                                                               "prototypes"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value):
+    broken = dict(STATE)
+    broken["layer1.0.conv1.weight"] = np.full_like(STATE["layer1.0.conv1.weight"], value)
+    layer = trunk()
+    before = layer.conv1.weight.numpy().copy()
+    with pytest.raises(CheckpointError, match="1 of .* weights hold NaN .*, the first is layer1.0.conv1.weight"):
+        load_into(layer, memory(broken))
+    np.testing.assert_array_equal(layer.conv1.weight.numpy(), before)
+
+
+def test_plain_state_needs_known_choices():
+    state, _ = to_passl_state(memory(STATE))
     with pytest.raises(ValueError, match="part must be one of"):
         load_into(trunk(), state, part="head")
     with pytest.raises(ValueError, match="strict must be one of"):
