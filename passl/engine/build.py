@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from passl import distributed
@@ -68,27 +69,42 @@ def scaled_optimizer(config: Mapping[str, Any], global_batch: int) -> Dict[str, 
 
 
 def learning_rate_advice(config: Mapping[str, Any], global_batch: int,
-                         published: Optional[Tuple[float, float]] = None) -> List[str]:
-    """Warnings about a learning rate published for another global batch (linear rule, 0.6 at 256).
+                         published: Optional[Tuple[str, float, float]] = None) -> List[str]:
+    """A warning about a learning rate that was published for another global batch (linear rule).
 
-    published: lowest and highest rate of the method's own recipe at 256; more than twice outside is worth a word.
+    published: (optimizer, lowest, highest rate) of the method's own recipes at 256; more than twice outside is worth a
+    word. Other optimizers have scales of their own.
     """
     optimizer = scaled_optimizer(config, global_batch)
     rate = optimizer["lr"].get("learning_rate")
-    if published and rate:
-        low, high = (value * global_batch / 256 for value in published)
-        if not low / 2 <= rate <= 2 * high:
-            there = f"{published[0]:g}" if low == high else f"{published[0]:g} to {published[1]:g}"
-            return [f"Optimizer.lr.learning_rate {rate:g} does not fit a global batch of {global_batch}: {there} was "
-                    f"published for 256, i.e. about {low:.2g} here (linear rule); Global.lr_base_batch: 256 scales "
-                    "the rates of the file"]
-    if optimizer["name"] != "MomentumLARC" or rate is None:
+    if not published or not rate or optimizer["name"] != published[0]:
         return []
-    largest = 4.8 * max(1.0, global_batch / 4096) if global_batch >= 2048 else max(0.6 * global_batch / 256, 0.3)
-    if rate > 2 * largest:
-        return [f"Optimizer.lr.learning_rate {rate} is high for a global batch of {global_batch}: the published runs "
-                f"use 4.8 at 4096 and 0.6 at 256, i.e. about {largest:.3g} here (linear rule)"]
-    return []
+    low, high = (value * global_batch / 256 for value in published[1:])
+    if low / 2 <= rate <= 2 * high:
+        return []
+    there, here = (f"{first:.2g}" if first == last else f"{first:.2g} to {last:.2g}"
+                   for first, last in (published[1:], (low, high)))
+    return [f"Optimizer.lr.learning_rate {rate:g} does not fit a global batch of {global_batch}: {there} was published "
+            f"for 256, i.e. {here} here (linear rule); -o Global.lr_base_batch=256 scales rates that are meant for 256"]
+
+
+def idle_sections(config: Mapping[str, Any], method) -> List[str]:
+    """Warnings about parts of a config that say something else than what is done."""
+    from passl.methods.classify import Classification
+
+    warnings = []
+    name, network = config["Model"]["name"], config["Model"]["backbone"].get("type", "")
+    named = re.fullmatch(r"[a-z0-9]+(?:_swav)?_(resnet\w+?)_(pretrain|linearprobe|finetune)", name)
+    if named and named[1] != network.replace("swav", "", 1):
+        warnings.append(f"Model.name {name} speaks of {named[1]} but Model.backbone.type is {network}, which is what "
+                        "runs; the output folder has the name")
+    if not isinstance(method, Classification):
+        warnings += [f"{section} has no effect: {name} brings its own loss and has no labels to measure with"
+                     for section in ("Loss", "Metric") if config.get(section)]
+        if not config["Model"]["backbone"].get("normalize"):
+            warnings.append("Model.backbone.normalize is not True: embeddings of any length make scores of any size, "
+                            "and NaN of them sooner or later; clustering methods work on the unit sphere")
+    return warnings
 
 
 def build_callbacks(config: Mapping[str, Any], folder, interactive: bool) -> List[Callback]:

@@ -20,6 +20,7 @@ from passl.engine.agreement import agree
 from passl.engine.build import (
     build_callbacks,
     build_method,
+    idle_sections,
     learning_rate_advice,
     refuse_unsupported,
     scaled_optimizer,
@@ -387,6 +388,7 @@ class Trainer:
         batch = self.loader.global_batch_size
         LOGGER.info(f"{len(self.loader.dataset)} images, {self.iterations} iterations an epoch, global batch {batch} "
                     f"({self.world_size} x {self.loader.batch_size}), device {self.device}")
-        for warning in (*learning_rate_advice(self.config, batch, self.method.published_rates),
+        for warning in (*idle_sections(self.config, self.method),
+                        *learning_rate_advice(self.config, batch, self.method.published_rates),
                         *self.method.advice(batch, len(self.loader.dataset), self.epochs)):
             LOGGER.warning(warning)

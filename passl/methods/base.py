@@ -35,6 +35,13 @@ def check_positive(**settings: Tuple[float, float]) -> None:
             raise ValueError(f"Model.{key} is {value} and must be above 0: {usual} is usual")
 
 
+def check_not_negative(**settings: float) -> None:
+    """Refuse numbers below 0; `settings` maps a key of the Model section to its value."""
+    for key, value in settings.items():
+        if value < 0:
+            raise ValueError(f"Model.{key} is {value} and must be at least 0")
+
+
 class Method:
     """A network, its loss and whatever state the loss needs between steps.
 
@@ -54,7 +61,8 @@ class Method:
         head, "none" for a method without prototypes.
       uniform_loss: the loss when every prediction is uniform, where a run that does not learn stays; with it and the
         statistic `target_entropy` a run is watched for collapse (passl/engine/watch.py).
-      published_rates: lowest and highest learning rate published for the recipe at a global batch of 256.
+      published_rates: (optimizer, lowest, highest learning rate) that were published for the recipe, at a global batch
+        of 256.
 
     Everything that outlives a step is either in `model` or returned by `shared_state` (equal on every rank) or
     `rank_state` (this rank's own), as plain dicts of numpy arrays and numbers, and exists from construction on.
@@ -66,7 +74,7 @@ class Method:
     pretrained_part = "all"
     prototype_heads = "one"
     uniform_loss: Optional[float] = None
-    published_rates: Optional[Tuple[float, float]] = None
+    published_rates: Optional[Tuple[str, float, float]] = None
 
     def distribute(self, wrap: Callable[[paddle.nn.Layer], Callable]) -> None:
         """Let `wrap` (gradient reduction over ranks) stand between training and the model."""

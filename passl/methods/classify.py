@@ -38,7 +38,7 @@ class Classification(Method):
     """Loss and training accuracy of a classifier; batches are {"image": [B, 3, H, W], "label": int64 [B]}."""
 
     # Learning rates (lowest, highest) published for this recipe at a global batch of 256.
-    published_rates: Tuple[float, float]
+    published_rates: Tuple[str, float, float]
     # Only the trunk of Global.pretrained_model is used: a classifier starts afresh (Global.checkpoint resumes one).
     pretrained_part = "trunk"
     allow_untrained_trunk = True
@@ -77,7 +77,7 @@ class LinearProbe(Classification):
     allow_untrained_trunk: train without Global.pretrained_model, on random features: only as a baseline.
     """
 
-    published_rates = (0.3, 0.3)
+    published_rates = ("Momentum", 0.3, 0.3)
 
     def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, global_pooling: bool = True,
                  use_bn: bool = False, allow_untrained_trunk: bool = False, class_count: Optional[int] = None,
@@ -100,7 +100,7 @@ class FineTune(Classification):
     The classifier is the parameter group `res_model.projection_head`, with a learning rate of its own.
     """
 
-    published_rates = (0.01, 0.02)
+    published_rates = ("Momentum", 0.01, 0.02)
 
     def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, class_count: Optional[int] = None,
                  losses=None, metrics=None):

@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 
 from passl.clustering.sinkhorn import harden, sinkhorn
-from passl.methods.base import Method, check_positive, full_precision, names
+from passl.methods.base import Method, check_not_negative, check_positive, full_precision, names
 from passl.methods.queue import EmbeddingQueue
 from passl.models.pretrain import PretrainModel
 from passl.registry import METHODS
@@ -81,6 +81,8 @@ class SwAV(Method):
     assignment: 'soft' (published) or 'hard' (one-hot; converges faster, transfers slightly worse).
     """
 
+    published_rates = ("MomentumLARC", 0.3, 0.8)  # 4.8 at 4096, 0.6 at 256, 4.8 at 1536 (w5)
+
     def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, epsilon: float = 0.05,
                  sinkhorn_iterations: int = 3, crops_for_assign: List[int] = (0, 1),
                  nmb_crops: Optional[List[int]] = None, queue_length: int = 0, epoch_queue_starts: int = 15,
@@ -96,6 +98,8 @@ class SwAV(Method):
             raise ValueError("SwAV has one prototype head: Model.backbone.nmb_prototypes must be a single number")
         check_positive(temperature=(temperature, 0.1), epsilon=(epsilon, 0.05),
                        sinkhorn_iterations=(sinkhorn_iterations, 3))
+        check_not_negative(epoch_queue_starts=epoch_queue_starts, freeze_prototypes_niters=freeze_prototypes_niters,
+                           queue_length=queue_length, freeze_prototypes_epochs=freeze_prototypes_epochs or 0)
         check_crops(crops_for_assign, nmb_crops, crop_count)
         if crop_count is not None and crop_count < 2:
             raise ValueError("SwAV predicts one crop's assignment from another: set num_crops to at least 2 in all")
@@ -119,6 +123,7 @@ class SwAV(Method):
         self.epoch = 0
         self.usage = paddle.zeros([backbone["nmb_prototypes"]])  # images per prototype (first choice) this epoch
         self.queue = None
+        self.asked_queue_length = queue_length
         if queue_length:
             self.queue = EmbeddingQueue(len(self.crops_for_assign), queue_length, batch_size * world_size, world_size,
                                         backbone["output_dim"], paddle.get_default_dtype())
@@ -218,12 +223,21 @@ class SwAV(Method):
             return [f"the queue (Model.queue_length {length}) never gets full and is not used before: that would take "
                     f"{filled} steps, {length // global_batch} of them from epoch {start} on, and the run has {steps}; "
                     f"a shorter queue gets full sooner, and {remedy}"]
+        if length != self.asked_queue_length:
+            return [f"Model.queue_length {self.asked_queue_length} is rounded down to {length}, a multiple of the "
+                    f"global batch of {global_batch}"]
         return []
 
     def _release_advice(self, epochs: int) -> List[str]:
-        """Prototypes that the run ends before they are released, unless it was said in epochs and so may be meant."""
+        """Prototypes released long after an epoch, or never; not when it was said in epochs and so may be meant."""
         steps = epochs * self.iterations_per_epoch
-        if self.frozen_steps < steps or self.is_frozen_by_epochs:
+        if self.is_frozen_by_epochs:
+            return []
+        if 1.5 * self.iterations_per_epoch < self.frozen_steps < steps:
+            return [f"the prototypes stay frozen for {self.frozen_steps} steps (Model.freeze_prototypes_niters), which "
+                    f"are {self.frozen_steps / self.iterations_per_epoch:.1f} epochs of this data and batch; one is "
+                    "usual: -o Model.freeze_prototypes_epochs=1"]
+        if self.frozen_steps < steps:
             return []
         return [f"the prototypes are never released: Model.freeze_prototypes_niters is {self.frozen_steps} and the run "
                 f"has {steps} steps; -o Model.freeze_prototypes_epochs={max(1, epochs // 10)} counts in epochs of your "

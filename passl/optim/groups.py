@@ -27,12 +27,15 @@ class GroupedOptimizer:
         common = dict(section)
         rules = [dict(rule) for rule in common.pop("param_groups", None) or []]
         self.clip = common.pop("grad_clip", None)
+        if self.clip and not self.clip["clip_norm"] > 0:
+            raise ValueError(f"Optimizer.grad_clip.clip_norm is {self.clip['clip_norm']}, which would leave no "
+                             "gradient; leave grad_clip out for no clipping")
         self.groups: List[Tuple[str, List[Tuple[str, paddle.Tensor]], Any, Any]] = []
         self._loaded: Dict[str, Dict[str, paddle.Tensor]] = {}  # of parameters that have not been stepped since
         remaining = list(named_parameters)
         for rule in rules + [{"name": None}]:
             name = rule.pop("name")
-            mine = [item for item in remaining if name is None or re.match(name, item[0])]
+            mine = [item for item in remaining if name is None or matches(name, item[0])]
             remaining = [item for item in remaining if all(item[1] is not taken[1] for taken in mine)]
             if not mine:
                 if name is None:
@@ -124,6 +127,15 @@ class GroupedOptimizer:
                     for accumulator, value in self._loaded.get(name, {}).items()}
             if flat:
                 optimizer.set_state_dict(flat)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether the regular expression of a param_groups entry matches a parameter's name from its start."""
+    try:
+        return re.match(pattern, name) is not None
+    except re.error as error:
+        raise ValueError(f"Optimizer.param_groups: '{pattern}' is no regular expression ({error}); a plain beginning "
+                         f"of a parameter's name will do, such as '{name.split('.')[0]}'") from None
 
 
 def owner_of(key: str, structured: Mapping[str, str]) -> str:

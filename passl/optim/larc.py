@@ -6,6 +6,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 import paddle
 
+from passl.optim.limits import check_optimizer
 from passl.optim.norms import norms, with_gradient
 from passl.registry import OPTIMIZERS
 
@@ -26,6 +27,7 @@ class MomentumLARC(paddle.optimizer.Momentum):
 
     def __init__(self, parameters, learning_rate: float = 0.0, momentum: float = 0.9, weight_decay: float = 0.0,
                  trust_coefficient: float = 0.001, clip: bool = False, epsilon: float = 1e-8):
+        check_optimizer(momentum, weight_decay=weight_decay)
         super().__init__(learning_rate=learning_rate, momentum=momentum, parameters=parameters)
         self._decay = weight_decay
         self._trust = trust_coefficient

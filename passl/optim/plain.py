@@ -5,6 +5,7 @@ from typing import List
 
 import paddle
 
+from passl.optim.limits import check_optimizer
 from passl.registry import OPTIMIZERS
 
 CONTEXT = ("parameters", "learning_rate")
@@ -17,6 +18,7 @@ LEGACY = {"tensor_fusion": "gradients are reduced in buckets already",
 def momentum_sgd(parameters, learning_rate: float = 0.0, momentum: float = 0.9, weight_decay: float = 0.0,
                  use_nesterov: bool = False):
     """SGD: v <- momentum v + (g + weight_decay p); p <- p - lr v (torch's form)."""
+    check_optimizer(momentum, weight_decay=weight_decay)
     return paddle.optimizer.Momentum(learning_rate, momentum, parameters, use_nesterov=use_nesterov,
                                      weight_decay=weight_decay or None)
 
@@ -25,4 +27,5 @@ def momentum_sgd(parameters, learning_rate: float = 0.0, momentum: float = 0.9, 
 def adamw(parameters, learning_rate: float = 0.0, betas: List[float] = (0.9, 0.999), eps: float = 1e-8,
           weight_decay: float = 0.01):
     """Adam with decoupled weight decay; weight_decay 0 is plain Adam."""
+    check_optimizer(betas=betas, weight_decay=weight_decay)
     return paddle.optimizer.AdamW(learning_rate, betas[0], betas[1], eps, parameters, weight_decay=weight_decay)

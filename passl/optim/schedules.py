@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import List
 
+from passl.optim.limits import check_rates
 from passl.registry import SCHEDULES
 
 CONTEXT = ("epochs", "iterations_per_epoch")
@@ -38,6 +39,7 @@ class Constant(Schedule):
 
     def __init__(self, learning_rate: float, decay_unit: str = "step", epochs: int = 1, iterations_per_epoch: int = 1):
         super().__init__(decay_unit, epochs, iterations_per_epoch)
+        check_rates(learning_rate=learning_rate)
         self.learning_rate = learning_rate
 
     def value(self, position):
@@ -57,6 +59,7 @@ class TimmCosine(Schedule):
                  warmup_start_lr: float = 0.0, warmup_prefix: bool = True, decay_unit: str = "step", epochs: int = 1,
                  iterations_per_epoch: int = 1):
         super().__init__(decay_unit, epochs, iterations_per_epoch)
+        check_rates(learning_rate=learning_rate, eta_min=eta_min, warmup_start_lr=warmup_start_lr)
         self.base, self.final, self.start = learning_rate, eta_min, warmup_start_lr
         self.warmup = int(warmup_epoch * self.per_epoch)
         if self.warmup > self.total:
@@ -73,7 +76,7 @@ class TimmCosine(Schedule):
         return self.final + 0.5 * (self.base - self.final) * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-@SCHEDULES.register("MultiStepDecay", "Step", context=CONTEXT, legacy=LEGACY)
+@SCHEDULES.register("MultiStepDecay", context=CONTEXT, legacy=LEGACY)
 class MultiStepDecay(Schedule):
     """learning_rate times gamma at every milestone passed; milestones count epochs, whatever the decay unit."""
 

@@ -19,8 +19,18 @@ def test_queue_that_never_joins_is_told_before_step_1():
     assert "never gets full and is not used before: that would take 210 steps, 60 of them from epoch 15 on" in slow
 
 
+def test_queue_that_is_rounded_is_told():
+    message, = advice(queue=700)
+    assert "Model.queue_length 700 is rounded down to 640, a multiple of the global batch of 64" in message
+
+
+def test_a_freeze_of_several_epochs_is_told_unless_meant():
+    assert advice(freeze_prototypes_niters=15) == advice(freeze_prototypes_epochs=3) == []
+    message, = advice(freeze_prototypes_niters=25)
+    assert "stay frozen for 25 steps" in message and "2.5 epochs of this data and batch" in message
+
+
 def test_prototypes_never_released_are_told_unless_meant():
-    assert advice(freeze_prototypes_niters=199) == []
     message, = advice(freeze_prototypes_niters=200)
     assert "never released: Model.freeze_prototypes_niters is 200 and the run has 200 steps" in message
     assert "-o Model.freeze_prototypes_epochs=2 " in message

@@ -1,0 +1,45 @@
+"""What is said before the first step about rates of another batch and sections that say something else."""
+import re
+
+import pytest
+
+from passl.config import check, load_config
+from passl.engine.build import idle_sections, learning_rate_advice
+from passl.methods.swav import SwAV
+from tests.engine.runs import trainer
+
+
+@pytest.mark.parametrize("rate, batch, here", [
+    (0.6, 256, None), (4.8, 4096, None), (4.8, 2560, None), (4.8, 1536, None), (0.6, 128, None), (0.3, 256, None),
+    (0.6, 64, "0.075 to 0.2"), (0.6, 8, "0.0094 to 0.025"), (4.8, 512, "0.6 to 1.6"), (0.1, 4096, "4.8 to 13")])
+def test_rate_of_another_batch(config, rate, batch, here):
+    checked = check(load_config(str(config), [f"Optimizer.lr.learning_rate={rate}"]))
+    advice = learning_rate_advice(checked, batch, SwAV.published_rates)
+    if here is None:
+        assert advice == []
+    else:
+        message, = advice
+        assert f"{rate:g} does not fit a global batch of {batch}: 0.3 to 0.8 was published" in message
+        assert f"for 256, i.e. {here} here" in message
+        assert "-o Global.lr_base_batch=256" in message
+
+
+def test_other_optimizers_have_other_rates(config):
+    checked = check(load_config(str(config), ["Optimizer.name=Momentum"]))
+    assert learning_rate_advice(checked, 8, SwAV.published_rates) == []
+
+
+@pytest.mark.parametrize("override, said", [
+    ("Model.name=swav_resnet50w4_pretrain", "swav_resnet50w4_pretrain speaks of resnet50w4 but .*type is resnet18"),
+    ("Loss.Train=[{CELoss: {weight: 1.0}}]", "Loss has no effect: SwAV brings its own loss"),
+    ("Metric.Train=[{TopkAcc: {topk: [1]}}]", "Metric has no effect"),
+    ("Model.backbone.normalize=False", "normalize is not True: .* unit sphere")])
+def test_parts_of_a_config_that_say_something_else(config, override, said):
+    run = trainer(config, override)
+    message, = idle_sections(run.config, run.method)
+    assert re.search(said, message)
+
+
+def test_nothing_is_said_about_a_sound_config(config):
+    run = trainer(config, "Model.name=swav_resnet18_pretrain")
+    assert idle_sections(run.config, run.method) == []
