@@ -129,6 +129,9 @@ def train_and_score(settings: dict, options) -> dict:
         start = time.perf_counter()
         trainer.run()
         seconds = time.perf_counter() - start
+        if trainer.epoch < trainer.epochs:  # SIGTERM or Ctrl-C: half a run is no result
+            raise SystemExit(f"compare_methods: stopped in {config.Model.name}, seed {config.Global.seed}; finished "
+                             "runs are kept, give the command again to go on")
         return {"before": before, "after": scores(trainer.method.model, bank, query), "seconds": round(seconds)}
 
 

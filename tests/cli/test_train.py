@@ -71,7 +71,7 @@ DATA = "DataLoader.Train.dataset."
 MISTAKES = {  # override -> what the message says, as a regular expression
     "Model.epsilonn=0.1": r"-o Model.epsilonn=0.1: unknown key Model.epsilonn \(did you mean 'epsilon'\?\)",
     "Global.epochs=many": r"-o Global.epochs=many: Global.epochs: expected int, got 'many'",
-    "Global.num_threads=many": r"-o Global.num_threads=many: Global.num_threads: expected int or None, got 'many'",
+    "Global.num_threads=many": r"-o Global.num_threads=many: Global.num_threads: expected int or null, got 'many'",
     "Global=5": r"Global: expected a mapping, got 5",
     "Global.flags=5": r"Global.flags: expected .*, got 5",
     f"{DATA}batch_transform=[ToTensor]": r"unknown key DataLoader.Train.dataset.batch_transform",
@@ -80,7 +80,7 @@ MISTAKES = {  # override -> what the message says, as a regular expression
     f"{DATA}root=ROOTS/empty": r"empty: no images found; looked in all sub-folders for \.jpg",
     f"{DATA}root=ROOTS/imagenet": r"imagenet: its only classes are train and val.* set root to .*imagenet/train",
     f"{DATA}root=ROOTS/corrupt": r"corrupt/class_0/000.png: (damaged|not an) image",
-    "DataLoader.Train.sampler.batch_size=64": r"zero iterations.*22 images.*64",
+    "DataLoader.Train.sampler.batch_size=64": r"22 images make no whole batch: .* zero iterations; lower",
     "Model.queue_length=3": r"Model.queue_length 3 is shorter than one global batch \(4 images\).*set it to 0",
     "Model.crops_for_assign=[0,5]": r"Model.crops_for_assign \[0, 5\] must name different crops between 0 and 2",
     "Model.nmb_crops=[2,6]": r"Model.nmb_crops \[2, 6\] promises 8 crops an image but .*num_crops gives 3",

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tasks/**/*.md")])
 WRITTEN_BY_THE_READER = {"passl/methods/centred_targets.py"}  # the example of docs/add_a_method.md
-MOVED = {"Optimizer.lr_decay_unit"}  # PASSL's place; passl.config.normalise moves it into Optimizer.lr
+MOVED = {"Optimizer.lr_decay_unit"}
+TYPING_ERRORS = {"Model.epsilom"}  # shown as such  # PASSL's place; passl.config.normalise moves it into Optimizer.lr
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -162,7 +163,7 @@ def keys(page: Path) -> Iterator[Tuple[str, str]]:
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_configuration_keys_exist(page):
     unknown = {key for key, rest in keys(page) if not known(rest.split("."), SCHEMA.keys[key.split(".")[0]].type)}
-    assert not unknown - MOVED
+    assert not unknown - MOVED - TYPING_ERRORS
 
 
 @pytest.mark.parametrize("key, expected", [

@@ -9,7 +9,6 @@ import pytest
 from paddle.base import core
 from paddle.base.framework import _dygraph_tracer
 
-from passl.engine import environment
 from passl.engine.loss_scaler import LossScaler
 from passl.engine.precision import Precision
 from passl.optim.groups import GroupedOptimizer
@@ -118,7 +117,7 @@ def test_on_a_cpu_the_level_is_named_once_and_fp32_is_run():
 # ------------------------------------------------------------------------------------------------ whole runs
 def scaled_run(config, monkeypatch, *overrides, overflow_at=2):
     """A run that believes to be on a GPU, so that it scales; one gradient overflows in a step."""
-    monkeypatch.setattr(environment, "select_device", lambda name: "gpu")
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
     run = trainer(config, "FP16.level=O2", "FP16.GradScaler={init_loss_scaling: 256, incr_every_n_steps: 3}",
                   *overrides)
     after_backward = run.method.after_backward
@@ -140,7 +139,7 @@ def test_a_scaled_run_leaves_out_one_step_and_resumes_exactly(config, monkeypatc
     straight.run()
     assert straight.precision.skipped_steps == 1 and straight.precision.scale() == 256 / 2 * 2
     assert "step 2 left out: its gradients overflowed float16, the loss scale is now 128 (1 so far" in caplog.text
-    first = scaled_run(config, monkeypatch, "Global.max_train_step=4")
+    first = scaled_run(config, monkeypatch, "Global.max_train_step=4", "Global.overwrite=True")
     first.run()
     resumed = scaled_run(config, monkeypatch, "Global.max_train_step=8", f"Global.checkpoint={first.folder / 'latest'}")
     assert resumed.precision.skipped_steps == 1 and resumed.precision.scale() == 128

@@ -122,7 +122,8 @@ def corrupted(monkeypatch, name, change):
 def test_a_wrong_output_fails_the_verification(released, tmp_path, capsys, monkeypatch, name, change):
     corrupted(monkeypatch, name, change)
     assert command.main([str(released), str(tmp_path / "o.pdparams"), "--verify"]) == 1
-    assert "differs by more than 0.0001" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert ("1 of 94 weights hold NaN" if "encoder" in name else "differs by more than 0.0001") in message
 
 
 CLASSIFIERS = {
