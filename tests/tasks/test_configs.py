@@ -29,6 +29,8 @@ def test_loads_and_has_a_header(path):
     for part in ("Reproduces:", "Command", "Hardware:", "Expected:"):
         assert any(part in line for line in header), f"{path.name}: the header lacks '{part}'"
     assert path.name in path.read_text(), "the command in the header names another file"
+    hardware = next(line for line in header if "Hardware:" in line)
+    assert re.search(r"\b(min|h|hours|minutes?|days|hour)\b|time (was )?not published", hardware), "no time is given"
 
 
 @pytest.fixture(scope="module")
