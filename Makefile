@@ -8,14 +8,15 @@ TESTS ?= tests
 # numpy 2 came after Paddle 2.6.2 was built
 NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 
-.PHONY: help install quickstart test test-fast test-ranks test-slow lint clean
+.PHONY: help install quickstart test test-fast test-ranks test-slow test-install lint clean
 
 help:
 	@echo "make quickstart            pretrain SwAV on this machine in a few minutes and see what it learnt"
 	@echo "make test [PADDLE=2.6.2]   the tests, several minutes on two cores, on one Paddle version"
-	@echo "make test-fast             without those that start several processes"
+	@echo "make test-fast             without the long ones and those that start several processes"
 	@echo "make test-ranks            of the long ones those with several processes: n ranks = 1, lost ranks, kills, two nodes"
 	@echo "make test-slow             the long ones: full-size networks, kills, big fuzzing, two nodes"
+	@echo "make test-install          a normal installation has its commands"
 	@echo "make lint                  ruff"
 	@echo "make install               only the virtual environment ($(VENV))"
 
@@ -41,6 +42,13 @@ test-slow: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not dist" $(TESTS)
+
+# A normal installation, not the editable one: the wheel holds the package, and the command trains outside the checkout.
+test-install: $(READY)
+	rm -rf build/installed && mkdir -p build/installed
+	$(BIN)/python -m pip install --quiet --no-deps --target build/installed .
+	cd build && PYTHONPATH=$(CURDIR)/build/installed installed/bin/passl-train --version
+	cd build && PYTHONPATH=$(CURDIR)/build/installed ../$(BIN)/python -c "import passl, sys; sys.exit('installed' not in passl.__file__)"
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
