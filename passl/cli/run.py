@@ -46,6 +46,7 @@ def prepare_process(raw: Config) -> None:
     distributed.check_launch_environment()
     settings = raw.get("Global") or {}
     environment.prepare(settings.get("num_threads"), settings.get("flags"), settings.get("device", "auto") != "gpu")
+    environment.import_paddle()
 
 
 @contextmanager

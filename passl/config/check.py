@@ -59,7 +59,8 @@ class _Checker:
         try:
             return convert(value, kind)
         except Mismatch:
-            self.problems.append(f"{place}: {path}: expected {describe(kind)}, got {describe_value(value)}")
+            hint = "; quote text that reads as a number" if kind in (str, Optional[str]) and _is_number(value) else ""
+            self.problems.append(f"{place}: {path}: expected {describe(kind)}, got {describe_value(value)}{hint}")
             return value
 
     def section(self, kind: Section, value: Config, path: str, place: str) -> Config:
@@ -234,6 +235,10 @@ def _plain(value: Any) -> bool:
         return all(_plain(item) for item in value)
     return isinstance(value, (type(None), bool, int, float, str)) or (
         isinstance(value, dict) and all(isinstance(key, str) and _plain(item) for key, item in value.items()))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _join(path: str, key: str) -> str:

@@ -1,8 +1,11 @@
 """Process-wide settings that must be in place before Paddle is imported: threads, oneDNN, FLAGS, seeds."""
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import random
+import sys
 from typing import Any, Mapping, Optional
 
 
@@ -37,6 +40,21 @@ def prepare(num_threads: Optional[int] = None, flags: Optional[Mapping[str, Any]
     return int(os.environ["OMP_NUM_THREADS"].split(",")[0])
 
 
+def import_paddle() -> None:
+    """Import Paddle without its warning against several OpenMP threads, which are what a CPU run wants.
+
+    Everything else that is said on the way is passed on.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            import paddle  # noqa: F401
+    finally:
+        for line in said.getvalue().splitlines():
+            if "OMP_NUM_THREADS" not in line:
+                print(line, file=sys.stderr)
+
+
 def set_tf32(allowed: bool) -> None:
     """Let cuBLAS round the inputs of float32 matrix products to TF32's ten bits, which is several times faster, or not.
 
@@ -57,6 +75,7 @@ def select_device(name: str, allow_tf32: bool = False, key: str = "Global.device
     for a device and can ask for the CPU. ValueError when the installed Paddle has no support for `name`, with the
     remedy.
     """
+    import_paddle()
     import paddle
 
     from passl.distributed import launched_device

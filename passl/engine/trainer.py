@@ -17,6 +17,7 @@ from passl.config import Config
 from passl.data import build_loader
 from passl.engine import checkpoint, environment, log, nonfinite, resume
 from passl.engine.agreement import agree
+from passl.engine.batches import on_device, split
 from passl.engine.build import (
     build_callbacks,
     build_method,
@@ -243,25 +244,8 @@ class Trainer:
         return distributed.all_reduce(mine)
 
     # ------------------------------------------------------------------------------------------------- batches
-    def _on_device(self, host_batch: Mapping[str, Any]) -> Dict[str, Any]:
-        """uint8 arrays to normalised float tensors; labels and indices to tensors."""
-        batch: Dict[str, Any] = {}
-        for key, value in host_batch.items():
-            if key == "crops":
-                batch[key] = [self.normalize(paddle.to_tensor(crop)) for crop in value]
-            else:
-                tensor = paddle.to_tensor(value)
-                batch[key] = self.normalize(tensor) if key == "image" else tensor
-        return batch
-
     def _micro_batches(self, host_batch: Mapping[str, Any]) -> List[Dict[str, Any]]:
-        count = self.accumulation
-        if count == 1:
-            return [self._on_device(host_batch)]
-        size = math.ceil(len(host_batch["index"]) / count)
-        return [self._on_device({key: [crop[start:start + size] for crop in value] if key == "crops"
-                                 else value[start:start + size] for key, value in host_batch.items()})
-                for start in range(0, len(host_batch["index"]), size)]
+        return [on_device(part, self.normalize) for part in split(host_batch, self.accumulation)]
 
     def _memory_pass(self):
         """One pass over this rank's training data, as device batches: the current epoch's order, but crops of its own.
@@ -269,7 +253,7 @@ class Trainer:
         With the epoch's own crops the first labels would come from the very pixels that are then trained on them.
         """
         for host_batch in self.loader.epoch(self.epoch, augmentation_epoch=MEMORY_PASS):
-            yield self._on_device(host_batch)
+            yield on_device(host_batch, self.normalize)
 
     def iteration_count(self) -> int:
         """Steps of the current epoch (fewer than usual after resuming on another number of ranks)."""

@@ -106,6 +106,8 @@ def test_message_counts_the_problems():
 
 @pytest.mark.parametrize("override, expected", [
     ("Globl.seed=1", "unknown key Globl (did you mean 'Global'?)"),
+    ("Global.output_dir=2024/5",
+     "Global.output_dir: expected str, got 404.8 (float); quote text that reads as a number"),
     ("Model.epsilom=1", "unknown key Model.epsilom (did you mean 'epsilon'?)"),
     ("Model.batch_size=1", "unknown key Model.batch_size; known: backbone, crops_for_assign, epsilon, "
                            "freeze_prototypes_niters, nmb_crops, queue_length"),

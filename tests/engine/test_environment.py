@@ -1,4 +1,8 @@
 """What is set before a run, with stand-ins for GPUs: the device the launcher chose, and how it multiplies."""
+import os
+import subprocess
+import sys
+
 import paddle
 import pytest
 from paddle.base import core
@@ -82,6 +86,16 @@ def test_matrix_products_on_a_gpu_keep_float32_unless_told_otherwise(monkeypatch
     assert environment.select_device("auto", *arguments) == "gpu"
     assert switched == [expected] and devices == ["gpu"]
     assert environment.select_device("cpu", *arguments) == "cpu" and switched == [expected]  # nothing to switch there
+
+
+def test_several_threads_are_what_a_cpu_run_wants(repository):
+    """Paddle's import warns of them; other words of the import pass."""
+    program = ("import sys; from passl.engine import environment; "
+               "finder = type('Finder', (), {'find_spec': staticmethod(lambda *a: print('other', file=sys.stderr))}); "
+               "sys.meta_path.insert(0, finder); environment.import_paddle()")
+    said = subprocess.run([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "2"}, text=True,
+                          cwd=repository, capture_output=True, check=True).stderr
+    assert "OMP_NUM_THREADS" not in said and "other" in said
 
 
 @pytest.mark.parametrize("configured, inherited, expected", [

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from passl.engine.batches import on_device
 from tests.engine.runs import CONFIG, IMAGES, trainer, write_images
 
 BACKBONE = "{type: resnet18, normalize: True, hidden_mlp: 8, output_dim: 8, stem: small, base_channels: 4, " \
@@ -71,7 +72,7 @@ def test_memory_pass_has_the_order_of_the_first_epoch_and_crops_of_its_own(tmp_p
     run.run()
     assert len(passed) == run.iterations  # once, before the first epoch
     for epoch in range(run.epochs):
-        trained = [run._on_device(batch) for batch in run.loader.epoch(epoch)]
+        trained = [on_device(batch, run.normalize) for batch in run.loader.epoch(epoch)]
         same_order = all((a["index"] == b["index"]).all() for a, b in zip(passed, trained))
         assert same_order == (epoch == 0)
         shown = {int(index): crop for batch in trained for index, crop in zip(batch["index"], batch["crops"][0])}
