@@ -95,7 +95,8 @@ def run_guarded(program: str, action: Callable[[], None], after_interrupt: str =
     warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
         f"{program}: warning: {message}\n" if os.path.abspath(filename).startswith(PACKAGE)
         else plain(message, category, filename, lineno, line))
-    warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's; nothing is compiled here
+    for said in ("No ccache found", "When training, we now always track global mean"):  # Paddle's, of no use to anybody
+        warnings.filterwarnings("ignore", message=said)
     try:
         action()
         return 0
