@@ -126,7 +126,7 @@ def read_history(path: Path) -> List[Dict[str, float]]:
     return [record for record in records if "loss" in record and "step_time" in record]
 
 
-def draw_loss(history: List[Dict[str, float]], prototypes: int, path: Path) -> None:
+def draw_loss(history: List[Dict[str, float]], prototypes: int, path: Path, title: str = "SwAV quickstart") -> None:
     """Loss and target entropy over the steps as PNG, with ln K, where a run that learns nothing stays."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -143,7 +143,7 @@ def draw_loss(history: List[Dict[str, float]], prototypes: int, path: Path) -> N
         axes.plot(steps[window - 1:], smooth, color=line.get_color(), label=title)
     axes.axhline(math.log(prototypes), color="grey", linestyle="--", linewidth=1,
                  label=f"ln {prototypes}: nothing learnt, or collapse")
-    axes.set(xlabel="step", ylabel="nats", title="SwAV quickstart")
+    axes.set(xlabel="step", ylabel="nats", title=title)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(str(path))

@@ -81,12 +81,23 @@ def trajectory(name, dtype, rank=0, world_size=1, wrap=lambda model: model):
 PRECISIONS = [("float64", "fp64", dict(atol=1e-7, rtol=0), 1e-6), ("float32", "fp32", dict(rtol=1e-3), 5e-3)]
 
 
+def check_losses(found, expected, dtype, tolerance):
+    """All twelve losses; the last is looser in fp32.
+
+    Moving the initial weights by one rounding (6e-8) moves the twelfth loss of the float64 run by up to 2e-3, so no
+    fp32 run can be pinned closer: it is 1.4e-3 off on one rank with Paddle 2.6.2, 1.5e-3 on two with 3.3.1. Labels are
+    equal all the same.
+    """
+    np.testing.assert_allclose(found[:11], expected[:11], **tolerance)
+    np.testing.assert_allclose(found[11], expected[11], **(tolerance if dtype == "float64" else dict(rtol=3e-3)))
+
+
 @pytest.mark.parametrize("dtype, suffix, tolerance, final_rtol", PRECISIONS)
 def test_trajectory_equals_reference(dtype, suffix, tolerance, final_rtol):
     golden = load(f"deepclusterv2_w1_s0_{suffix}.json")
     found = trajectory(f"deepclusterv2_w1_s0_{suffix}.json", dtype)
     np.testing.assert_array_equal(found["labels"], golden["assignments_per_epoch"])
-    np.testing.assert_allclose(found["losses"], golden["losses_per_rank"][0], **tolerance)
+    check_losses(found["losses"], golden["losses_per_rank"][0], dtype, tolerance)
     check_final(found, golden, final_rtol)
 
 
@@ -104,11 +115,7 @@ def test_two_ranks_equal_reference(tmp_path, dtype, suffix, tolerance, final_rto
     golden = load(name)
     for run in run_ranks(golden_rank, 2, tmp_path, timeout=240, name=name, dtype=dtype):
         np.testing.assert_array_equal(run.result["labels"], golden["assignments_per_epoch"])
-        losses, expected = run.result["losses"], golden["losses_per_rank"][run.rank]
-        np.testing.assert_allclose(losses[:11], expected[:11], **tolerance)
-        # The twelfth in fp32 is 1.5e-3 off: moving the initial weights by one rounding (6e-8) moves the loss of the
-        # float64 run by up to 2e-3 there, so no fp32 run can be pinned closer. Labels are equal all the same.
-        np.testing.assert_allclose(losses[11], expected[11], **(tolerance if dtype == "float64" else dict(rtol=3e-3)))
+        check_losses(run.result["losses"], golden["losses_per_rank"][run.rank], dtype, tolerance)
         if run.rank == 0:
             check_final(run.result, golden, final_rtol)
 

@@ -110,10 +110,10 @@ def test_doubling_references_do_not_expand(tmp_path):
     body = b"\x80\x02]q\x00" + b"".join(b"]q" + bytes([i]) + b"(h" + bytes([i - 1]) + b"h" + bytes([i - 1]) + b"e"
                                         for i in range(1, 31)) + b"."
     (tmp_path / "bomb.pdparams").write_bytes(body)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UnsafeCheckpoint, match="exhaust memory"):
         read(tmp_path / "bomb.pdparams")
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_repeated_copies_of_a_list_are_charged(tmp_path):
@@ -297,11 +297,11 @@ def tuple_keys():
         "frozenset", "set-call", "names"])
 def test_small_files_cannot_exhaust_memory_or_time(tmp_path, make, message):
     (tmp_path / "x.pdparams").write_bytes(make())
-    before, started = restarted_peak(), time.monotonic()
+    before, started = restarted_peak(), time.process_time()
     with pytest.raises(CheckpointError, match=message):
         read(tmp_path / "x.pdparams")
     assert peak_memory() - before < 150e6
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_storage_described_in_two_ways(tmp_path):
