@@ -136,11 +136,12 @@ def draw_loss(history: List[Dict[str, float]], prototypes: int, path: Path, titl
     axes = figure.add_subplot()
     steps = [record["step"] for record in history]
     window = max(1, len(steps) // 40)
-    for name, title in (("loss", "loss"), ("target_entropy", "entropy of the assignments")):
+    for name, label in (("loss", "loss"), ("target_entropy", "entropy of the assignments")):
         values = np.array([record[name] for record in history])
         (line,) = axes.plot(steps, values, alpha=0.25, linewidth=0.8)
         smooth = np.convolve(values, np.full(window, 1 / window), "valid")
-        axes.plot(steps[window - 1:], smooth, color=line.get_color(), label=title)
+        middle = window // 2
+        axes.plot(steps[middle:middle + len(smooth)], smooth, color=line.get_color(), label=label)
     axes.axhline(math.log(prototypes), color="grey", linestyle="--", linewidth=1,
                  label=f"ln {prototypes}: nothing learnt, or collapse")
     axes.set(xlabel="step", ylabel="nats", title=title)
