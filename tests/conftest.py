@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from passl.engine import environment
+
 # Before anything imports Paddle. Two pytest workers with a thread each fill two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("FLAGS_use_onednn", "1")
-os.environ.setdefault("FLAGS_use_mkldnn", "1")
+environment.prepare()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

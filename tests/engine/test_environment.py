@@ -109,3 +109,20 @@ def test_the_configured_number_of_threads_wins_over_the_environment(monkeypatch,
         monkeypatch.delenv("OMP_NUM_THREADS")
     assert environment.prepare(configured, cpu=False) == int(expected)
     assert environment.os.environ["OMP_NUM_THREADS"] == expected
+
+
+@pytest.mark.parametrize("vendor, features, inherited, expected", [
+    ("AuthenticAMD", "fma avx2", None, "5"), ("HygonGenuine", "avx2 fma", None, "5"),
+    ("AuthenticAMD", "fma avx2", "0", "0"),  # the user's word stands
+    ("AuthenticAMD", "avx sse4_2", None, None), ("GenuineIntel", "avx2", None, None)])
+def test_mkl_is_told_of_avx2_on_amd_processors_only(monkeypatch, tmp_path, vendor, features, inherited, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {features}\n\n"
+                                      "processor\t: 1\nvendor_id\t: other avx2\n")
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    if inherited:
+        monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", inherited)
+    environment.use_avx2_on_amd(str(tmp_path / "cpuinfo"))
+    assert environment.os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+    environment.use_avx2_on_amd(str(tmp_path / "missing"))
+    assert environment.os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+    environment.os.environ.pop("MKL_DEBUG_CPU_TYPE", None)

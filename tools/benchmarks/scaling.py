@@ -78,10 +78,13 @@ class CollectiveClock:
 
 def measure(options) -> dict:
     """Median seconds of a step, of its backward pass with and without reduction, and of its collectives."""
+    from passl import distributed
+    from passl.engine.environment import prepare
+
+    prepare()
     import numpy as np
     import paddle
 
-    from passl import distributed
     from passl.distributed.watchdog import watchdog
     from passl.methods.swav import SwAV
     from passl.optim.groups import GroupedOptimizer
@@ -135,7 +138,7 @@ def measure(options) -> dict:
 def environment(rank: int, ports) -> dict:
     """Launch variables of one rank; none for a process alone."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PADDLE_")}
-    inherited.update(OMP_NUM_THREADS="1", FLAGS_use_onednn="1", FLAGS_use_mkldnn="1")
+    inherited["OMP_NUM_THREADS"] = "1"
     if len(ports) > 1:
         endpoints = [f"127.0.0.1:{port}" for port in ports]
         inherited.update(PADDLE_TRAINERS_NUM=str(len(ports)), PADDLE_TRAINER_ID=str(rank),

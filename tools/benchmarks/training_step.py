@@ -1,9 +1,9 @@
 """Time of one SwAV training step, split into data / forward / assignment / backward / optimizer.
 
     python tools/benchmarks/training_step.py                       # the default settings of passl-train
-    python tools/benchmarks/training_step.py --compare             # also Paddle's own start-up settings, and PyTorch
+    python tools/benchmarks/training_step.py --compare             # also without each of them, and PyTorch
 
-Every setting runs in a process of its own, because threads and oneDNN are fixed when Paddle is imported. The batch
+Every setting runs in a process of its own, because these settings are fixed when Paddle is imported. The batch
 holds `--batch-size` images in two crops of `--size` pixels: the trunk sees twice as many pictures.
 """
 from __future__ import annotations
@@ -28,7 +28,7 @@ def parse():
     parser.add_argument("--steps", type=int, default=5, help="timed steps after one warm-up step")
     parser.add_argument("--prototypes", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all cores)")
-    parser.add_argument("--compare", action="store_true", help="add Paddle's start-up settings and PyTorch")
+    parser.add_argument("--compare", action="store_true", help="add runs without the default settings, and PyTorch")
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter that has PyTorch")
     parser.add_argument("--run", choices=["passl", "torch"], help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -162,7 +162,10 @@ def main():
         return
     rows = [("passl-train defaults", in_process(options, "passl"))]
     if options.compare:
-        rows.append(("Paddle as imported (1 thread, no oneDNN)",
+        rows.append(("the same without oneDNN", in_process(options, "passl", {"FLAGS_use_onednn": "0",
+                                                                              "FLAGS_use_mkldnn": "0"})))
+        rows.append(("the same without MKL's AVX2 on AMD", in_process(options, "passl", {"MKL_DEBUG_CPU_TYPE": "0"})))
+        rows.append(("Paddle as imported (1 thread, neither of the two)",
                      in_process(options, "passl", {"PADDLE_AS_IMPORTED": "1", "OMP_NUM_THREADS": "1"})))
         rows.append(("PyTorch, same network", in_process(options, "torch", python=options.torch_python)))
     names = list(rows[0][1])
