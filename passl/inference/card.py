@@ -29,8 +29,8 @@ class ModelCard:
     """Stands beside a network as `model.card`.
 
     name: what it was asked for by. source: its weight file, None for random weights. transform: a transform list as in
-    a config. classes: names of its outputs, empty when unknown. has_classifier: it has a trained one.
-    has_prototypes: it has trained ones.
+    a config. classes: names of its outputs, empty when unknown. has_classifier, has_prototypes: it has trained ones.
+    has_embedding: its projection head is trained.
     """
 
     name: str = "a network"
@@ -39,12 +39,13 @@ class ModelCard:
     classes: List[str] = field(default_factory=list)
     has_classifier: bool = False
     has_prototypes: bool = False
+    has_embedding: bool = False
 
 
 def card_of(model: paddle.nn.Layer) -> ModelCard:
     """The card of a model from `get_model`; for any other layer one that trusts its weights."""
     card = getattr(model, "card", None)
-    return card or ModelCard(name=type(model).__name__, has_classifier=True, has_prototypes=True)
+    return card or ModelCard(name=type(model).__name__, has_classifier=True, has_prototypes=True, has_embedding=True)
 
 
 def transform_of(config: Mapping[str, Any]) -> List[Mapping[str, Any]]:

@@ -56,8 +56,13 @@ def decide_output(model: nn.Layer, output: str) -> str:
 
         require_classifier(model)
     network = getattr(model, "res_model", model)
-    if output == "embedding" and (is_classifier or network.projection_head is None):
-        raise ValueError(f"{card_of(model).name} has no projection head, so it has no embedding: export features")
+    if output == "embedding":
+        card = card_of(model)
+        if is_classifier or getattr(network, "projection_head", None) is None:
+            raise ValueError(f"{card.name} has no projection head, so it has no embedding: export features")
+        if not card.has_embedding:
+            raise ValueError(f"the projection head of {card.name} is untrained: export features, or give the weights "
+                             "of a pretraining run")
     return output
 
 

@@ -46,7 +46,8 @@ def model_of_config(config: Mapping[str, Any], weights: Path):
     if has_prototypes:
         network.normalize_prototypes()  # a checkpoint holds them as the last step left them
     model.card = ModelCard(config["Model"]["name"], str(weights), has_classifier=is_classifier(config),
-                           has_prototypes=has_prototypes)
+                           has_prototypes=has_prototypes,
+                           has_embedding=not is_classifier(config) and network.projection_head is not None)
     fill_from_run(model.card, weights)
     model.card.transform = transform_of(config)
     model.eval()

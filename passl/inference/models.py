@@ -219,8 +219,9 @@ def _card(name: str, model: paddle.nn.Layer, report: LoadReport) -> ModelCard:
         return bool(names) and not unloaded.intersection(names)
 
     classifier = {LinearProbeModel: "linear", FineTuneModel: "projection_head"}.get(type(model))
+    has_embedding = classifier is None and is_trained("projection_head")
     return ModelCard(name, report.source, has_classifier=classifier is not None and is_trained(classifier),
-                     has_prototypes=is_trained("prototypes") and is_trained("projection_head"))
+                     has_prototypes=has_embedding and is_trained("prototypes"), has_embedding=has_embedding)
 
 
 def _finish(model: paddle.nn.Layer, card: ModelCard) -> paddle.nn.Layer:

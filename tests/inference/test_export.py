@@ -51,6 +51,9 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     trunk = passl.get_model("resnet18", stem="small", base_channels=4)
     with pytest.raises(ValueError, match="no projection head"):
         export(trunk, tmp_path / "net", SHAPE, "embedding")
+    headed = passl.get_model("swav_resnet18_pretrain", base_channels=4)
+    with pytest.raises(ValueError, match="projection head of swav_resnet18_pretrain is untrained"):
+        export(headed, tmp_path / "net", SHAPE, "embedding")
     with pytest.raises(ValueError, match="no classifier"):
         export(trunk, tmp_path / "net", SHAPE, "logits")
     with pytest.raises(ValueError, match="would be random"):
