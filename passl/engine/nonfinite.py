@@ -1,6 +1,7 @@
 """Steps whose loss or gradients are NaN or infinite: who notices, what it says about the run, and what to do."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -40,8 +41,21 @@ def diagnosis(bad_gradients: Sequence[str], bad_weights: Sequence[str]) -> str:
     return "all weights are finite, so the forward pass overflowed or an image holds NaN"
 
 
-CAUSES = ("Usual causes: a learning rate too high for the batch (now {rates}), too short a warm-up, float16 overflow "
-          "(try FP16.dtype bfloat16 or level O0).")
+def failure(what: str, step: int, epoch: int, state: str, saved: Path, weights_broken: bool,
+            rates: Mapping[str, float]) -> NonFiniteStep:
+    """The error that ends a run: what became NaN and when, where the state of before is, and what usually helps.
+
+    state: of `diagnosis`. saved: path of the state. rates: the learning rates of this step.
+    """
+    if weights_broken:
+        remedy, isolated = f"State saved as {saved} to look at; resume from an older checkpoint.", ""
+    else:
+        remedy = f"State saved as {saved}, as it was before this step."
+        isolated = " Global.max_nonfinite_steps leaves out isolated bad steps."
+    return NonFiniteStep(
+        f"{what} became NaN or infinite at step {step} (epoch {epoch + 1}); {state}. {remedy} Usual causes: a learning "
+        f"rate too high for the batch (now {rates}), too short a warm-up, float16 overflow (try FP16.dtype bfloat16 or "
+        f"level O0).{isolated}")
 
 
 def refuse_broken_state(state: Mapping[str, paddle.Tensor], names: Sequence[str]) -> None:

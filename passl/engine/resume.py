@@ -5,13 +5,11 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-import paddle
-
 from passl import distributed
 from passl.config import Config, load_config
-from passl.engine import checkpoint
+from passl.engine import checkpoint, run_state
 from passl.engine.checkpoint import CheckpointNotUsable
-from passl.engine.log import LOGGER, Average
+from passl.engine.log import LOGGER
 
 # These say where a run starts, not what it does.
 START_KEYS = ("Global.checkpoint", "Global.overwrite")
@@ -86,20 +84,9 @@ def restore(run, prefix: str) -> None:
     Exact when ranks, data and settings are unchanged; what is not is said in the log.
     """
     loaded = load(prefix)
-    model, states = run.method.model, loaded.states
-    compare(loaded, run.config, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    model.set_state_dict({name: paddle.to_tensor(value) for name, value in loaded.parameters.items()})
-    run.optimizer.set_state_dict(loaded.optimizer)
-    run.precision.load_state_dict(states["precision"])
-    run.method.load_shared_state(states["method"])
-    note = run.method.load_rank_states([rank["method"] for rank in loaded.ranks], run.rank, run.world_size)
-    if run.own_statistics and len(loaded.ranks) == run.world_size:
-        buffers = distributed.running_statistics(model)
-        for name, value in loaded.ranks[run.rank].get("running_statistics", {}).items():
-            buffers[name].set_value(paddle.to_tensor(value))
-    run.epoch, run.iteration, run.consumed = states["epoch"], states["iteration"], states["consumed"]
-    run.step, run.best, run.nonfinite_steps = states["global_step"], states["best"], states["nonfinite_steps"]
-    run.averages = {name: Average(*state) for name, state in states["averages"].items()}
+    states = loaded.states
+    compare(loaded, run.config, {name: tuple(tensor.shape) for name, tensor in run.method.model.state_dict().items()})
+    note = run_state.put_back(run, loaded)
 
     place = f", place {run.position} of {run.epochs * run.iterations} in the schedule"
     LOGGER.info(f"Finish load checkpoint from {loaded.directory}: epoch {run.epoch + 1}, step {run.step}"

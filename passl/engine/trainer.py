@@ -15,18 +15,10 @@ import paddle
 from passl import distributed
 from passl.config import Config
 from passl.data import build_loader
-from passl.engine import checkpoint, environment, log, nonfinite, resume
+from passl.engine import advice, checkpoint, environment, log, nonfinite, resume, run_state
 from passl.engine.agreement import agree
 from passl.engine.batches import on_device, split
-from passl.engine.build import (
-    build_callbacks,
-    build_method,
-    idle_sections,
-    learning_rate_advice,
-    refuse_unsupported,
-    scaled_optimizer,
-    untrained_trunk_advice,
-)
+from passl.engine.build import build_callbacks, build_method, refuse_unsupported, scaled_optimizer
 from passl.engine.callbacks import Callback, StepRecord
 from passl.engine.evaluations import build_evaluations
 from passl.engine.interrupt import Interrupt
@@ -92,7 +84,7 @@ class Trainer:
         if start:
             resume.restore(self, start)
         elif not settings["pretrained_model"]:
-            for warning in untrained_trunk_advice(self.method):
+            for warning in advice.untrained_trunk_advice(self.method):
                 LOGGER.warning(warning)
 
     @property
@@ -311,38 +303,17 @@ class Trainer:
                            f"of at most {settings['max_nonfinite_steps']}, Global.max_nonfinite_steps)")
             return
         self._save(["nonfinite"])
-        saved = f"State saved as {self.folder / 'nonfinite'}"
-        raise nonfinite.NonFiniteStep(
-            f"{what} became NaN or infinite at step {self.step} (epoch {self.epoch + 1}); {state}. "
-            + (f"{saved} to look at; resume from an older checkpoint. " if weights else
-               f"{saved}, as it was before this step. ")
-            + nonfinite.CAUSES.format(rates=self.optimizer.set_step(self.position))
-            + ("" if weights else " Global.max_nonfinite_steps leaves out isolated bad steps."))
+        raise nonfinite.failure(what, self.step, self.epoch, state, self.folder / "nonfinite", bool(weights),
+                                self.optimizer.set_step(self.position))
 
     # ------------------------------------------------------------------------------------------------- state
     def _save(self, names: List[str]) -> None:
-        rank_state: Dict[str, Any] = {"method": self.method.rank_state()}
-        if self.own_statistics:
-            rank_state["running_statistics"] = {name: buffer.numpy() for name, buffer in
-                                                distributed.running_statistics(self.method.model).items()}
         if names != ["nonfinite"]:
             nonfinite.refuse_broken_state(self.method.model.state_dict(), names)
-        self.store.save(names, self.step, self._shared_files, rank_state)
+        self.store.save(names, self.step, partial(run_state.shared_files, self), run_state.rank_state(self))
         for name in names:
             if name != "latest":
                 LOGGER.info(f"Already save {name} model in {self.folder}")
-
-    def _shared_files(self) -> Dict[str, Any]:
-        """What rank 0 writes for all: file name -> content."""
-        states = {"epoch": self.epoch, "iteration": self.iteration, "consumed": self.consumed,
-                  "global_step": self.step, "best": self.best, "nonfinite_steps": self.nonfinite_steps,
-                  "averages": {name: average.state() for name, average in self.averages.items()},
-                  "timestamp": int(time.time()), "precision": self.precision.state_dict(),
-                  "method": self.method.shared_state(), "iterations_per_epoch": self.iterations,
-                  "global_batch": self.loader.global_batch_size, "world_size": self.world_size}
-        parameters = {name: tensor.numpy() for name, tensor in self.method.model.state_dict().items()}
-        return {checkpoint.PARAMETERS: parameters, checkpoint.OPTIMIZER: self.optimizer.state_dict(),
-                checkpoint.STATES: states, checkpoint.CONFIG: self.config.to_yaml()}
 
     def _start_from(self, path: str) -> None:
         from passl.models.pretrained import find_weights
@@ -372,7 +343,5 @@ class Trainer:
         batch = self.loader.global_batch_size
         LOGGER.info(f"{len(self.loader.dataset)} images, {self.iterations} iterations an epoch, global batch {batch} "
                     f"({self.world_size} x {self.loader.batch_size}), device {self.device}")
-        for warning in (*idle_sections(self.config, self.method),
-                        *learning_rate_advice(self.config, batch, self.method.published_rates),
-                        *self.method.advice(batch, len(self.loader.dataset), self.epochs)):
+        for warning in advice.before_training(self.config, self.method, batch, len(self.loader.dataset)):
             LOGGER.warning(warning)

@@ -38,7 +38,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
                  f"DataLoader.Train.dataset.root={data / 'train'}", f"DataLoader.Eval.dataset.root={data / 'val'}"]
     if options.steps:
         overrides.append(f"Global.max_train_step={options.steps}")
-    print("2. SwAV, without the labels; three to seven minutes on two cores. The same as\n   passl-train -c "
+    print("2. SwAV, without the labels; two to four minutes on two cores. The same as\n   passl-train -c "
           f"{_short(CONFIG)} -o {' '.join(overrides)}\n", flush=True)
     from passl.cli.train import main as train
 

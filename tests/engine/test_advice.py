@@ -4,7 +4,7 @@ import re
 import pytest
 
 from passl.config import check, load_config
-from passl.engine.build import idle_sections, learning_rate_advice
+from passl.engine.advice import idle_sections, learning_rate_advice
 from passl.methods.swav import SwAV
 from tests.engine.runs import trainer
 

@@ -109,7 +109,7 @@ def test_rates_scale_to_the_global_batch_on_request(tmp_path, images, caplog):
     run = trainer(path, "Global.lr_base_batch=256")
     assert run.optimizer.set_step(0) == {"res_model.projection_head": pytest.approx(0.5 / 64),
                                          "default": pytest.approx(0.02 / 64)}
-    from passl.engine.build import learning_rate_advice
+    from passl.engine.advice import learning_rate_advice
 
     assert learning_rate_advice(run.config, 4, run.method.published_rates) == []
     advice, = learning_rate_advice(trainer(path).config, 4, run.method.published_rates)
