@@ -5,7 +5,8 @@
 
 DATA holds train/<class>/ and test/<class>/ (val/<class>/ for the quickstart, whose images are made when they are not
 there). Every step is a command, printed whole before it runs; what it says goes to OUTPUT/<seed>/<trunk>/*.log. At the
-end comes a table (also OUTPUT/table.md), and all numbers are in OUTPUT/results.json. The untrained trunk has the
+end comes a table (also OUTPUT/table.md), and all numbers are in OUTPUT/results.json. A chain that was stopped goes on
+where it was: what results.json holds is not run again. The untrained trunk has the
 weights that pretraining with the same seed starts from, batch-norm statistics of the training images, and the same
 preparation of images, so that the two are compared for their weights alone.
 """
@@ -17,8 +18,9 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -48,7 +50,29 @@ MAKE_QUICKSTART = "import sys; from passl.quickstart.images import make_images; 
 PREPARE_IMAGE = ("import sys, numpy, passl; from passl.inference.images import batches; "
                  "model = passl.get_model(sys.argv[1]); "
                  "numpy.save(sys.argv[3], next(batches(sys.argv[2:3], model.card.transform, 1))[1].numpy())")
+OPTIONS = ("pretrain_epochs", "probe_epochs", "fine_tune_epochs", "max_steps")  # what a number depends on
 LARGEST_DIFFERENCE = 1e-4  # of a probability, between passl-predict and the exported model on the same image
+
+
+class Record:
+    """Numbers of the chain by seed, trunk and row, kept in a JSON file as soon as they are known."""
+
+    def __init__(self, path: Path, settings: Dict[str, Any]):
+        self.path = path
+        self.content = {"settings": settings, "seeds": {}}
+        if path.is_file():
+            self.content = json.loads(path.read_text())
+            if self.content["settings"] != settings:
+                sys.exit(f"{path} was made with {self.content['settings']}, not with {settings}: remove it, or choose "
+                         "another --output")
+
+    def of(self, seed: int, trunk: str, row: str, measure: Callable[[], Dict[str, float]]) -> Dict[str, float]:
+        """{"seconds": ..., and "top1": ... of an evaluation}: what the file has, else what `measure` returns."""
+        rows = self.content["seeds"].setdefault(str(seed), {}).setdefault(trunk, {})
+        if row not in rows:
+            rows[row] = measure()
+            self.path.write_text(json.dumps(self.content, indent=1))
+        return rows[row]
 
 
 def verb(folder: Path, name: str, *arguments) -> float:
@@ -76,53 +100,71 @@ def pretraining_settings(options, seed: int, folder: Path):
             "Global.overwrite=True", *epochs]
 
 
-def pretrain(options, seed: int, folder: Path) -> Path:
-    config = options.recipe.pretrain
-    verb(folder, "pretrain", "train", "-c", config, "-o", *pretraining_settings(options, seed, folder), *options.limit)
-    return folder / load_config(str(config)).Model.name / "latest"
+def pretrain(options, seed: int, folder: Path) -> Dict[str, float]:
+    """Seconds of pretraining; the weights are then at `trunk_of`."""
+    return {"seconds": verb(folder, "pretrain", "train", "-c", options.recipe.pretrain, "-o",
+                            *pretraining_settings(options, seed, folder), *options.limit)}
 
 
-def untrained(options, seed: int, folder: Path) -> Path:
-    execute(folder, "untrained", [sys.executable, ROOT / "tools/untrained_run.py", "-c", options.recipe.pretrain, "-o",
-                                  *pretraining_settings(options, seed, folder), "--to", folder / "start"])
+def untrained(options, seed: int, folder: Path) -> Dict[str, float]:
+    """Seconds to make a trunk with the weights that pretraining starts from and its own running statistics."""
+    seconds = execute(folder, "untrained", [
+        sys.executable, ROOT / "tools/untrained_run.py", "-c", options.recipe.pretrain, "-o",
+        *pretraining_settings(options, seed, folder), "--to", folder / "start"])
     size = max(load_config(str(options.recipe.pretrain)).DataLoader.Train.dataset.size_crops)
-    verb(folder, "recalibrate", "recalibrate", folder / "start", options.train, "--size", size, "--count", 2000,
-         "--device", "cpu", "--output", folder / "trunk")
-    return folder / "trunk"
+    seconds += verb(folder, "recalibrate", "recalibrate", folder / "start", options.train, "--size", size,
+                    "--count", 2000, "--device", "cpu", "--output", folder / "trunk")
+    return {"seconds": seconds}
 
 
-def evaluate(options, trunk: Path, seed: int, folder: Path) -> dict:
-    """k-NN, fast probe, full probe, fine-tuning with 1 % and 10 % of the labels: accuracies and seconds."""
+TRUNKS = {"pretrained": pretrain, "untrained": untrained}
+
+
+def trunk_of(options, trunk: str, folder: Path) -> Path:
+    """Where the weights of a trunk are."""
+    if trunk == "untrained":
+        return folder / "trunk"
+    return folder / load_config(str(options.recipe.pretrain)).Model.name / "latest"
+
+
+def evaluations(options, trunk: Path, seed: int, folder: Path) -> Dict[str, Callable[[], Dict[str, float]]]:
+    """k-NN, fast probe, full probe, fine-tuning with 1 % and 10 % of the labels, as things still to be done."""
     recipe = options.recipe
     data = ["--train", options.train, "--test", options.test, "--cache", folder / "features", "--device", "cpu",
             "--batch-size", 250]
-    seconds, result = {}, {}
-    seconds["k-NN"] = verb(folder, "knn", "knn", trunk, *data, "--k", 20, 200, "--output", folder / "knn.json")
-    result["k-NN (k 20)"] = json.loads((folder / "knn.json").read_text())["knn"][0]["top1"]
-    verb(folder, "fast_probe", "probe", trunk, *data, "--epochs", epochs_of(recipe.probe, options.probe_epochs),
-         "--strengths", "0.1", "--output", folder / "probe.json")
-    fast = json.loads((folder / "probe.json").read_text())
-    seconds["fast probe"] = seconds["k-NN"] + sum(fast["seconds"].values())  # k-NN has extracted the features
-    result["fast probe"] = fast["best"]["top1"]
-    runs = {"linear probe": (recipe.probe, options.probe_epochs, [])}
-    for percent, config in recipe.fine_tune.items():
+
+    def knn() -> Dict[str, float]:
+        seconds = verb(folder, "knn", "knn", trunk, *data, "--k", 20, 200, "--output", folder / "knn.json")
+        return {"top1": json.loads((folder / "knn.json").read_text())["knn"][0]["top1"], "seconds": seconds}
+
+    def fast_probe() -> Dict[str, float]:
+        seconds = verb(folder, "fast_probe", "probe", trunk, *data, "--epochs",
+                       epochs_of(recipe.probe, options.probe_epochs), "--strengths", "0.1", "--output",
+                       folder / "probe.json")  # k-NN has extracted the features
+        return {"top1": json.loads((folder / "probe.json").read_text())["best"]["top1"], "seconds": seconds}
+
+    def trained(config: Path, epochs: Optional[int], settings: Sequence[str] = ()) -> Dict[str, float]:
+        place = folder / config.stem
+        common = [f"Global.output_dir={place}", f"Global.seed={seed}", f"DataLoader.Eval.dataset.root={options.test}"]
+        seconds = verb(place, "train", "train", "-c", config, "-o", f"Global.epochs={epochs_of(config, epochs)}",
+                       f"Global.pretrained_model={trunk}", f"DataLoader.Train.dataset.root={options.train}",
+                       "Global.overwrite=True", *common, *settings, *options.limit)
+        run = place / load_config(str(config)).Model.name
+        verb(place, "eval", "eval", "-c", config, "-o", *common, f"Global.pretrained_model={run / 'latest'}")
+        # Of the last epoch: the best one would be chosen on the test images.
+        return {"top1": json.loads((run / "eval/metrics.json").read_text())["top1"], "seconds": seconds}
+
+    def fine_tuned(percent: int) -> Dict[str, float]:
         epochs = options.fine_tune_epochs and options.fine_tune_epochs * (2 if percent == 1 else 1)
         settings = [f"DataLoader.Train.dataset.txt_file_name={options.output}/{percent}percent.txt"]
         if epochs:
             steps = f"milestones=[{int(epochs * .6)},{int(epochs * .8)}]"
             settings += [f"Optimizer.lr.{steps}", f"Optimizer.param_groups.0.lr.{steps}"]
-        runs[f"fine-tuned, {percent} % of labels"] = (config, epochs, settings)
-    for name, (config, epochs, settings) in runs.items():
-        place = folder / config.stem
-        common = [f"Global.output_dir={place}", f"Global.seed={seed}", f"DataLoader.Eval.dataset.root={options.test}"]
-        seconds[name] = verb(place, "train", "train", "-c", config, "-o", f"Global.epochs={epochs_of(config, epochs)}",
-                             f"Global.pretrained_model={trunk}", f"DataLoader.Train.dataset.root={options.train}",
-                             "Global.overwrite=True", *common, *settings, *options.limit)
-        run = place / load_config(str(config)).Model.name
-        verb(place, "eval", "eval", "-c", config, "-o", *common, f"Global.pretrained_model={run / 'latest'}")
-        metrics = json.loads((run / "eval/metrics.json").read_text())
-        result[name] = metrics["top1"]  # of the last epoch: the best one would be chosen on the test images
-    return {"accuracy": result, "seconds": seconds}
+        return trained(recipe.fine_tune[percent], epochs, settings)
+
+    return {"k-NN (k 20)": knn, "fast probe": fast_probe,
+            "linear probe": lambda: trained(recipe.probe, options.probe_epochs),
+            **{f"fine-tuned, {percent} % of labels": partial(fine_tuned, percent) for percent in recipe.fine_tune}}
 
 
 def epochs_of(config: Path, wanted) -> int:
@@ -159,13 +201,12 @@ def compare_prediction(prediction: Path, logits: Path) -> float:
     return float(np.abs(ours - given).max())
 
 
-def table(results: dict, seeds) -> str:
+def table(seeds: Mapping[str, Any]) -> str:
     """Markdown: mean and range over seeds for each evaluation and trunk."""
-    rows = list(results[str(seeds[0])]["pretrained"]["accuracy"])
+    runs = list(seeds.values())
     lines = ["| test top-1, % | untrained trunk | pretrained trunk | difference |", "|---|---|---|---|"]
-    for row in rows:
-        values = {trunk: [100 * results[str(seed)][trunk]["accuracy"][row] for seed in seeds]
-                  for trunk in ("untrained", "pretrained")}
+    for row in (name for name, entry in runs[0]["pretrained"].items() if "top1" in entry):
+        values = {trunk: [100 * run[trunk][row]["top1"] for run in runs] for trunk in ("untrained", "pretrained")}
         cells = [f"{statistics.mean(v):.1f} ({min(v):.1f} to {max(v):.1f})" for v in values.values()]
         gain = statistics.mean(values["pretrained"]) - statistics.mean(values["untrained"])
         lines.append(f"| {row} | {cells[0]} | {cells[1]} | {gain:+.1f} |")
@@ -198,19 +239,19 @@ def main(arguments=None) -> None:
         execute(options.output, "images", [sys.executable, "-c", MAKE_QUICKSTART, options.train.parent])
     execute(options.output, "lists", [sys.executable, ROOT / "tools/make_subset.py", options.train, "--percent", 1, 10,
                                       "--output", options.output, "--force"])
-    results = {}
+    record = Record(options.output / "results.json", {name: getattr(options, name) for name in OPTIONS})
     for seed in options.seeds:
-        results[str(seed)] = {}
-        for name, make in (("pretrained", pretrain), ("untrained", untrained)):
+        for name, make in TRUNKS.items():
             folder = options.output / str(seed) / name
-            trunk = make(options, seed, folder)
-            results[str(seed)][name] = evaluate(options, trunk, seed, folder)
+            trunk = trunk_of(options, name, folder)
+            record.of(seed, name, "weights", partial(make, options, seed, folder))
+            for row, measure in evaluations(options, trunk, seed, folder).items():
+                record.of(seed, name, row, measure)
             if name == "pretrained" and seed == options.seeds[0]:
                 config = options.recipe.probe
                 use(options, trunk, folder / config.stem / load_config(str(config)).Model.name / "latest",
                     folder / "use")
-            (options.output / "results.json").write_text(json.dumps(results, indent=1))
-    text = table(results, options.seeds)
+    text = table({str(seed): record.content["seeds"][str(seed)] for seed in options.seeds})
     (options.output / "table.md").write_text(text + "\n")
     print(text)
 

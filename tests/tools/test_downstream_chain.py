@@ -32,6 +32,23 @@ def test_prediction_is_compared_with_the_exported_model(tmp_path):
         assert downstream_chain.compare_prediction(tmp_path / "p.json", tmp_path / "logits.npy") == pytest.approx(shift)
 
 
+def test_what_is_recorded_is_not_measured_again(tmp_path):
+    path, settings = tmp_path / "results.json", {"max_steps": None}
+    first = downstream_chain.Record(path, settings)
+    assert first.of(3, "untrained", "k-NN", lambda: {"top1": 0.25, "seconds": 2.0})["top1"] == 0.25
+    again = downstream_chain.Record(path, settings)
+    assert again.of(3, "untrained", "k-NN", lambda: pytest.fail("measured twice"))["top1"] == 0.25
+    with pytest.raises(SystemExit, match="remove it, or choose another"):
+        downstream_chain.Record(path, {"max_steps": 1})
+
+
+def test_the_table_gives_mean_and_range_over_seeds():
+    seeds = {str(seed): {trunk: {"weights": {"seconds": 1.0}, "k-NN": {"top1": top1 / 100, "seconds": 1.0}}
+                         for trunk, top1 in (("pretrained", 60 + seed), ("untrained", 50 - seed))} for seed in (0, 2)}
+    assert downstream_chain.table(seeds).splitlines()[2:] == [
+        "| k-NN | 49.0 (48.0 to 50.0) | 61.0 (60.0 to 62.0) | +12.0 |"]
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 def test_chain_with_one_step_of_each_training(tmp_path, capsys):
@@ -42,8 +59,8 @@ def test_chain_with_one_step_of_each_training(tmp_path, capsys):
                            "--seeds", "0", "--max-steps", "1", "--probe-epochs", "1"])
     printed = capsys.readouterr().out
     assert "$ passl knn" in printed and "| linear probe |" in printed and "probabilities differ by" in printed
-    runs_of = json.loads((tmp_path / "out/results.json").read_text())["0"]
-    assert set(runs_of) == {"pretrained", "untrained"} and len(runs_of["untrained"]["accuracy"]) == 5
+    runs_of = json.loads((tmp_path / "out/results.json").read_text())["seeds"]["0"]
+    assert set(runs_of) == {"pretrained", "untrained"} and len(runs_of["untrained"]) == 6
     image = str(next((tmp_path / "data/val").rglob("*.png")))
     pretrained, untrained = (next(batches([image], passl.get_model(str(tmp_path / "out/0" / place)).card.transform, 1))
                              for place in ("pretrained/swav_resnet10_pretrain", "untrained/trunk"))
