@@ -18,7 +18,7 @@ from tests.weights.checkpoints import (
     renamed,
     resnet_shapes,
 )
-from tests.weights.test_convert import V1
+from tests.weights.layouts import V1
 
 STATE = filled(pretraining_shapes())
 
