@@ -319,7 +319,11 @@ class Trainer:
         from passl.models.pretrained import find_weights
         from passl.weights import load_into
 
-        LOGGER.info(str(load_into(self.method.model, find_weights(path), part=self.method.pretrained_part)))
+        model = self.method.model
+        report = load_into(model, find_weights(path), part=self.method.pretrained_part)
+        LOGGER.info(str(report))
+        LOGGER.info(f"There are {len(report.loaded)}/{len(model.state_dict())} variables loaded into backbone with "
+                    f"{report.source}")
 
     # ------------------------------------------------------------------------------------------------- telling
     def _tell(self, event: str, *arguments) -> None:

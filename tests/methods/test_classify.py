@@ -149,7 +149,8 @@ def test_validation_every_few_steps(tmp_path, images):
     assert [record["step"] for record in lines(run, "eval_loss")] == [4, 8, 9]
 
 
-def test_pretrained_trunk_is_loaded_and_the_head_is_not(tmp_path, images):
+def test_pretrained_trunk_is_loaded_and_the_head_is_not(tmp_path, images, caplog):
+    caplog.set_level("INFO", "passl")
     method = METHODS.build({"name": "swav_resnet18_pretrain", "backbone": {**BACKBONE, "output_dim": 3,
                                                                            "nmb_prototypes": 5}})
     path = str(tmp_path / "pretrained")
@@ -161,6 +162,8 @@ def test_pretrained_trunk_is_loaded_and_the_head_is_not(tmp_path, images):
         for name in ours:
             same = np.array_equal(ours[name], theirs.get(name))
             assert same == ("encoder" in name), name  # its one-Linear head has the classifier's very shape
+        trunk = sum("encoder" in name for name in ours)
+        assert f"There are {trunk}/{len(ours)} variables loaded into backbone with {path}.pdparams" in caplog.messages
 
 
 def test_missing_and_foreign_weights_stop_before_training(tmp_path, images):
