@@ -131,9 +131,11 @@ def torchvision_pipeline():
     return run
 
 
-def albumentations_pipeline():
+def albumentations_pipeline(normalise: bool = False):
+    """Its pipeline to uint8 crops; `normalise`: to normalised float32, channels first, as its pipelines usually end."""
     import albumentations
 
+    ends = [albumentations.Normalize(MEAN.tolist(), STD.tolist())] if normalise else []
     pipelines = [(count, albumentations.Compose([
         albumentations.RandomResizedCrop(size=(size, size), scale=scale),
         albumentations.HorizontalFlip(p=0.5),
@@ -141,18 +143,21 @@ def albumentations_pipeline():
                                    p=0.8),
         albumentations.ToGray(p=0.2),
         albumentations.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=0.5),
+        *ends,
     ])) for size, count, scale in GROUPS]
 
     def run(data: bytes, key: int):
         image = cv2.cvtColor(decode_opencv(data, key), cv2.COLOR_BGR2RGB)
-        return [pipeline(image=image)["image"] for count, pipeline in pipelines for _ in range(count)]
+        crops = [pipeline(image=image)["image"] for count, pipeline in pipelines for _ in range(count)]
+        return [np.ascontiguousarray(crop.transpose(2, 0, 1)) for crop in crops] if normalise else crops
 
     return run
 
 
 def installed_contenders() -> dict:
     offers = {"decode only, simplejpeg": simplejpeg_decoder, "torchvision": torchvision_pipeline,
-              "albumentations": albumentations_pipeline}
+              "albumentations, uint8": albumentations_pipeline,
+              "albumentations, normalised": lambda: albumentations_pipeline(normalise=True)}
     found = {}
     for name, build in offers.items():
         try:
