@@ -15,6 +15,7 @@ from typing import Dict, Mapping, Union
 
 import numpy
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
@@ -34,48 +35,67 @@ def combine_moments(counts, means, squares):
     return count, mean, variance
 
 
-def _channel_axes(ndim: int, channel_last: bool):
-    channel = ndim - 1 if channel_last else 1
-    return [axis for axis in range(ndim) if axis != channel], [-1 if axis == channel else 1 for axis in range(ndim)]
+def _sum_per_channel(values, channel_last: bool):
+    """[C] from [N, C, ...] or [N, ..., C]: contiguous sums first, on a CPU much faster than all at once."""
+    if channel_last or values.ndim == 2:
+        return values.reshape([-1, values.shape[-1]]).sum(axis=0)
+    return values.flatten(start_axis=2).sum(axis=-1).sum(axis=0)
+
+
+def _affine(values, scale, shift, channel_last: bool):
+    """scale * values + shift for every channel, by the kernel of batch norm in evaluation.
+
+    On a CPU it takes a quarter of the time of one product with a broadcast vector. What is far from zero is centred
+    first and scaled then: in one go the difference of two large products would be rounded.
+    """
+    if not values.size:
+        return values
+    layout = {2: "NC", 3: "NLC" if channel_last else "NCL", 4: "NHWC" if channel_last else "NCHW"}[values.ndim]
+    return F.batch_norm(values, paddle.zeros_like(scale), paddle.ones_like(scale), scale, shift, training=False,
+                        epsilon=0.0, data_format=layout)
+
+
+def _centred(values, mean, channel_last: bool):
+    return _affine(values, paddle.ones_like(mean), -mean, channel_last)
 
 
 class _JointNormalise(PyLayer):
     @staticmethod
     def forward(ctx, inputs, weight, bias, epsilon, channel_last, group):
-        axes, per_channel = _channel_axes(inputs.ndim, channel_last)
         wide = inputs if inputs.dtype == paddle.float64 else inputs.astype("float32")
         channels = weight.shape[0]
         local_count = paddle.full([1], inputs.size / channels, dtype=wide.dtype)
         if inputs.size:
-            local_mean = wide.mean(axis=axes)
-            local_squares = ((wide - local_mean.reshape(per_channel)) ** 2).sum(axis=axes)
+            local_mean = _sum_per_channel(wide, channel_last) / local_count
+            local_squares = _sum_per_channel(paddle.square(_centred(wide, local_mean, channel_last)), channel_last)
         else:
             local_mean = local_squares = paddle.zeros([channels], dtype=wide.dtype)
         parts = all_gather(paddle.concat([local_count, local_mean, local_squares]), group)
         count, mean, variance = combine_moments(parts[:, :1], parts[:, 1 : channels + 1], parts[:, channels + 1 :])
         inverse_deviation = 1 / paddle.sqrt(variance + epsilon)
-        normalised = (wide - mean.reshape(per_channel)) * inverse_deviation.reshape(per_channel)
         # The inputs as they came, which the layer before holds as well; a float32 copy would double what a layer keeps.
         ctx.save_for_backward(inputs, weight, paddle.stack([mean, inverse_deviation]), count)
         ctx.channel_last, ctx.group = channel_last, group
         ctx.wanted = [not tensor.stop_gradient for tensor in (inputs, weight, bias)]
-        output = normalised * weight.reshape(per_channel) + bias.reshape(per_channel)
+        output = _affine(_centred(wide, mean, channel_last), weight * inverse_deviation, bias, channel_last)
         ctx.mark_non_differentiable(mean, variance)
         return output.astype(inputs.dtype), mean, variance
 
     @staticmethod
     def backward(ctx, gradient, *_):
         inputs, weight, moments, count = ctx.saved_tensor()
-        axes, per_channel = _channel_axes(inputs.ndim, ctx.channel_last)
+        channel_last = ctx.channel_last
         mean, inverse_deviation = moments
-        normalised = (inputs.astype(mean.dtype) - mean.reshape(per_channel)) * inverse_deviation.reshape(per_channel)
+        centred = _centred(inputs.astype(mean.dtype), mean, channel_last)
+        normalised = _affine(centred, inverse_deviation, paddle.zeros_like(mean), channel_last)
         gradient = gradient.astype(mean.dtype)
-        bias_gradient = gradient.sum(axis=axes)
-        weight_gradient = (gradient * normalised).sum(axis=axes)
+        bias_gradient = _sum_per_channel(gradient, channel_last)
+        weight_gradient = _sum_per_channel(gradient * normalised, channel_last)
         joint = all_reduce(paddle.concat([bias_gradient, weight_gradient]), group=ctx.group) / count
-        mean_gradient, mean_product = (part.reshape(per_channel) for part in paddle.split(joint, 2))
-        scale = (weight * inverse_deviation).reshape(per_channel)
-        inputs_gradient = scale * (gradient - mean_gradient - normalised * mean_product)
+        mean_gradient, mean_product = paddle.split(joint, 2)
+        scale = weight * inverse_deviation
+        inputs_gradient = (_affine(gradient, scale, -scale * mean_gradient, channel_last)
+                           + _affine(normalised, -scale * mean_product, paddle.zeros_like(scale), channel_last))
         gradients = inputs_gradient.astype(inputs.dtype), weight_gradient, bias_gradient
         return tuple(gradient if wanted else None for gradient, wanted in zip(gradients, ctx.wanted))
 
