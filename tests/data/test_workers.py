@@ -113,8 +113,9 @@ def test_pools_side_by_side_close_at_once_in_any_order(tree):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent(tree, how):
     script = textwrap.dedent("""
-        import sys, time
+        import signal, sys, time
         from tests.data.test_loader import multi_crop
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
         loader = multi_crop(sys.argv[1], num_workers=2)
         next(loader.epoch(0))
         print(*[worker.pid for worker in loader._pool._workers], flush=True)

@@ -20,6 +20,7 @@ def before():
     """Signals that reached the handler which was there before the run."""
     seen = []
     signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     return seen
 
 
