@@ -27,7 +27,8 @@ def __getattr__(name: str):
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     importlib.import_module("passl.engine.environment").use_avx2_on_amd()  # before Paddle's first product
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)  # found directly from now on
+    return value
 
 
 def __dir__():

@@ -50,7 +50,7 @@ MAKE_QUICKSTART = "import sys; from passl.quickstart.images import make_images; 
 PREPARE_IMAGE = ("import sys, numpy, passl; from passl.inference.images import batches; "
                  "model = passl.get_model(sys.argv[1]); "
                  "numpy.save(sys.argv[3], next(batches(sys.argv[2:3], model.card.transform, 1))[1].numpy())")
-OPTIONS = ("pretrain_epochs", "probe_epochs", "fine_tune_epochs", "max_steps")  # what a number depends on
+OPTIONS = ("recipe", "data", "pretrain_epochs", "probe_epochs", "fine_tune_epochs", "max_steps")  # numbers depend on these
 LARGEST_DIFFERENCE = 1e-4  # of a probability, between passl-predict and the exported model on the same image
 
 
@@ -225,6 +225,7 @@ def parse(arguments=None):
     parser.add_argument("--fine-tune-epochs", type=int, default=None, help="with 10 %% of labels; twice for 1 %%")
     parser.add_argument("--max-steps", type=int, default=None, help="stop every training after this many steps (trial)")
     options = parser.parse_args(arguments)
+    options.settings = {name: getattr(options, name) for name in OPTIONS}
     options.recipe = RECIPES[options.recipe]
     options.output, data = Path(options.output).resolve(), Path(options.data).resolve()
     options.train, options.test = data / "train", data / options.recipe.test
@@ -239,7 +240,7 @@ def main(arguments=None) -> None:
         execute(options.output, "images", [sys.executable, "-c", MAKE_QUICKSTART, options.train.parent])
     execute(options.output, "lists", [sys.executable, ROOT / "tools/make_subset.py", options.train, "--percent", 1, 10,
                                       "--output", options.output, "--force"])
-    record = Record(options.output / "results.json", {name: getattr(options, name) for name in OPTIONS})
+    record = Record(options.output / "results.json", options.settings)
     for seed in options.seeds:
         for name, make in TRUNKS.items():
             folder = options.output / str(seed) / name

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import random
 import sys
@@ -22,15 +23,15 @@ def available_cores() -> int:
 
 
 def use_avx2_on_amd(cpuinfo: str = "/proc/cpuinfo") -> None:
-    """Let the MKL inside Paddle use AVX2 on AMD processors, where it falls back to its SSE code by itself.
+    """Let the MKL inside Paddle use AVX2 on AMD processors, where it chooses slower kernels by itself.
 
-    That MKL (2019, also in Paddle 3.3) chooses by vendor. Telling it makes matrix products 2.7 times and training steps
+    That MKL (2019, also in Paddle 3.3) chooses by vendor. Telling it makes matrix products 2.6 times and training steps
     2 to 3 times as fast on an AMD EPYC (docs/benchmarks.md). MKL reads the variable at its first product, so this
     belongs before any work of Paddle's. A value the user has set is kept; other vendors' processors are left alone.
     """
     try:
         with open(cpuinfo, encoding="utf-8", errors="replace") as stream:
-            first_core = stream.read().split("\n\n", 1)[0]
+            first_core = "".join(itertools.takewhile(str.strip, stream))  # the file is slow to make for many cores
     except OSError:
         return  # not Linux
     if ("AuthenticAMD" in first_core or "HygonGenuine" in first_core) and " avx2" in first_core:

@@ -104,6 +104,24 @@ def test_equals_plain_batch_norm_on_the_joined_batch(tmp_path, ranks, dtype):
         paddle.set_default_dtype("float32")
 
 
+@pytest.mark.parametrize("layout", ["NCL", "NLC"])
+def test_sequences_of_both_layouts_equal_plain_batch_norm(layout):
+    random = numpy.random.RandomState(3)
+    values, weight, bias, slope = (random.standard_normal(shape) for shape in ([5, 4, 4], [4], [4], [5, 4, 4]))
+    results = []
+    for joint in (True, False):
+        inputs, scale, shift = (paddle.to_tensor(array, stop_gradient=False) for array in (values, weight, bias))
+        if joint:
+            outputs = _JointNormalise.apply(inputs, scale, shift, 1e-5, layout == "NLC", None)[0]
+        else:
+            running = paddle.zeros([4], "float64"), paddle.ones([4], "float64")
+            outputs = nn.functional.batch_norm(inputs, *running, scale, shift, training=True, data_format=layout)
+        (outputs * paddle.to_tensor(slope)).sum().backward()
+        results.append([tensor.numpy() for tensor in (outputs, inputs.grad, scale.grad, shift.grad)])
+    for ours, plain in zip(*results):
+        numpy.testing.assert_allclose(ours, plain, rtol=1e-8, atol=1e-9)
+
+
 def measure_in_groups():
     model = convert_batch_norm(build("2d", "float64"), "group:2")
     rank = distributed.rank()

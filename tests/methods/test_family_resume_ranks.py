@@ -15,7 +15,7 @@ STOP = "Global.max_train_step=7"  # five steps an epoch of 22 images; three epoc
 def start(root, model, name, ranks, *overrides):
     """A run in a folder of its own, four images a step over all ranks; it goes on from the checkpoint of a `name`."""
     return trainer(Path(root) / model / "run.yaml", f"Global.output_dir={root}/{model}/{name}",
-                   "Optimizer.lr.learning_rate=0.05",  # small: rounding differs by the number of ranks and grows with it
+                   "Optimizer.lr.learning_rate=0.05",  # rounding differs by the number of ranks and grows
                    f"DataLoader.Train.sampler.batch_size={4 // ranks}", *overrides)
 
 

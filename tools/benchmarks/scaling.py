@@ -210,7 +210,8 @@ def main():
         lost = {"sharing the machine and smaller batches": machine - ideal,
                 "collectives of batch norm, assignment and loss": figures["collectives"],
                 "reduction of gradients": figures["gradients"]}
-        lost["the rest (passes of joint batch norm, ranks waiting for each other)"] = max(0.0, figures["step"] - ideal - sum(lost.values()))
+        rest = figures["step"] - ideal - sum(lost.values())
+        lost["the rest (passes of joint batch norm, ranks waiting for each other)"] = max(0.0, rest)
         parts = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in
                           sorted(lost.items(), key=lambda item: -item[1]))
         print(f"\n{title} scaling: {1e3 * (figures['step'] - ideal):.0f} ms above the ideal {1e3 * ideal:.0f} ms. "
