@@ -50,7 +50,7 @@ MAKE_QUICKSTART = "import sys; from passl.quickstart.images import make_images; 
 PREPARE_IMAGE = ("import sys, numpy, passl; from passl.inference.images import batches; "
                  "model = passl.get_model(sys.argv[1]); "
                  "numpy.save(sys.argv[3], next(batches(sys.argv[2:3], model.card.transform, 1))[1].numpy())")
-OPTIONS = ("recipe", "data", "pretrain_epochs", "probe_epochs", "fine_tune_epochs", "max_steps")  # numbers depend on these
+OPTIONS = ("recipe", "data", "pretrain_epochs", "probe_epochs", "fine_tune_epochs", "max_steps")  # of every number
 LARGEST_DIFFERENCE = 1e-4  # of a probability, between passl-predict and the exported model on the same image
 
 
