@@ -8,13 +8,15 @@ from typing import List, NamedTuple, Sequence, Tuple
 import cv2
 import numpy as np
 
-from passl.data.colour import AffineColour, gaussian_blur, jitter
+from passl.data.colour import jitter
 from passl.data.geometry import BOX_DRAWS, random_box, resize_box_before_blur
+from passl.data.smoothing import gaussian_blur
 from passl.data.streams import uniforms
 
 # Columns of a crop's uniform draws, after those of its box.
 _FLIP, _JITTER, _FACTORS, _ORDER, _GREY, _BLUR, _SIGMA = (BOX_DRAWS + offset for offset in (0, 1, 2, 6, 10, 11, 12))
 _COLUMNS = _SIGMA + 1
+_OPERATIONS = range(4)
 
 
 @dataclass(frozen=True)
@@ -49,44 +51,44 @@ class MultiCrop:
         self.crop_sizes = [size for size, count in zip(sizes, counts) for _ in range(count)]
         self._crop_scales = [scale for scale, count in zip(scales, counts) for _ in range(count)]
         self._log_ratio = math.log(aspect_ratio[0]), math.log(aspect_ratio[1])
-        ranges = [(max(0.0, 1 - strength), 1 + strength) for strength in (p.brightness, p.contrast, p.saturation)]
-        self._factor_ranges = ranges + [(-p.hue, p.hue)]
+        lowest = [max(0.0, 1 - strength) for strength in (p.brightness, p.contrast, p.saturation)]
+        highest = [1 + strength for strength in (p.brightness, p.contrast, p.saturation)]
+        # Lowest value and length of each range.
+        self._factor_ranges = [(low, high - low) for low, high in zip(lowest + [-p.hue], highest + [p.hue])]
+        self._sigma_range = p.blur_sigma[0], p.blur_sigma[1] - p.blur_sigma[0]
 
     def __call__(self, image: np.ndarray, key: int) -> List[np.ndarray]:
         return [self.apply(image, plan) for plan in self.plans(*image.shape[:2], key)]
 
     def plans(self, height: int, width: int, key: int) -> List["CropPlan"]:
         """All random decisions about the crops of an image of this size."""
-        draws = uniforms(key, (len(self.crop_sizes), _COLUMNS)).tolist()
-        return [self._plan(height, width, size, scale, own)
-                for size, scale, own in zip(self.crop_sizes, self._crop_scales, draws)]
-
-    def _plan(self, height: int, width: int, size: int, scale, draws: List[float]) -> "CropPlan":
-        p = self.photometric
-        order = sorted(range(4), key=draws[_ORDER:_GREY].__getitem__) if draws[_JITTER] < p.jitter_probability else ()
-        low, high = p.blur_sigma
-        return CropPlan(
-            size, random_box(draws, height, width, scale, self._log_ratio), draws[_FLIP] < p.flip_probability, order,
-            [low + (high - low) * draw for (low, high), draw in zip(self._factor_ranges, draws[_FACTORS:_ORDER])],
-            draws[_GREY] < p.grayscale_probability,
-            low + (high - low) * draws[_SIGMA] if draws[_BLUR] < p.blur_probability else 0.0)
+        p, (sigma, sigma_range) = self.photometric, self._sigma_range
+        plans = []
+        for size, scale, draws in zip(self.crop_sizes, self._crop_scales,
+                                      uniforms(key, (len(self.crop_sizes), _COLUMNS)).tolist()):
+            order, factors = (), ()
+            if draws[_JITTER] < p.jitter_probability:
+                order = sorted(_OPERATIONS, key=draws[_ORDER:_GREY].__getitem__)
+                factors = [low + span * draw for (low, span), draw in zip(self._factor_ranges, draws[_FACTORS:_ORDER])]
+            plans.append(CropPlan(
+                size, random_box(draws, height, width, scale, self._log_ratio), draws[_FLIP] < p.flip_probability, order,
+                factors, draws[_GREY] < p.grayscale_probability,
+                sigma + sigma_range * draws[_SIGMA] if draws[_BLUR] < p.blur_probability else 0.0))
+        return plans
 
     @staticmethod
     def apply(image: np.ndarray, plan: "CropPlan") -> np.ndarray:
         """The crop of `image` that `plan` describes, uint8 [S, S, 3]."""
         crop, sigma = resize_box_before_blur(image, plan.box, plan.size, plan.blur_sigma)
         if plan.flip:
-            crop = cv2.flip(crop, 1)
-        colour = AffineColour(crop)
-        jitter(colour, plan.factors, plan.jitter_order)
-        if plan.grayscale:
-            colour.grayscale()
-        crop = gaussian_blur(colour.finish(), sigma)
+            cv2.flip(crop, 1, crop)  # in place: new memory would be cold
+        crop = jitter(crop, plan.factors, plan.jitter_order, plan.grayscale)
+        crop = gaussian_blur(crop, sigma)
         return cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB) if crop.ndim == 2 else crop
 
 
 class CropPlan(NamedTuple):
-    """What happens to one crop: empty `jitter_order` means no colour jitter, `blur_sigma` 0 no blur."""
+    """What happens to one crop: empty `jitter_order` and `factors` mean no colour jitter, `blur_sigma` 0 no blur."""
 
     size: int
     box: Sequence[int]

@@ -12,9 +12,10 @@ from typing import List, Optional, Tuple, Union
 import numpy as np
 from PIL import Image
 
-from passl.data.colour import AffineColour, gaussian_blur, jitter
+from passl.data.colour import jitter
 from passl.data.geometry import BOX_DRAWS, random_box
 from passl.data.samples import DataError
+from passl.data.smoothing import gaussian_blur
 from passl.data.streams import Stream
 from passl.registry import TRANSFORMS, nearest
 
@@ -239,9 +240,7 @@ class ColorJitter:
             return picture
         factors = [stream.uniform(max(0.0, 1 - strength), 1 + strength) for strength in self.strengths]
         factors.append(stream.uniform(-self.hue, self.hue))
-        colour = AffineColour(np.asarray(picture))
-        jitter(colour, factors, stream.order(4))
-        return Image.fromarray(colour.finish())
+        return Image.fromarray(jitter(np.asarray(picture), factors, stream.order(4)))
 
 
 @TRANSFORMS.register("RandomGrayscale")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data.colour import gaussian_blur
 from passl.data.geometry import BOX_DRAWS, random_box, resize_box, resize_box_before_blur
 from passl.data.multicrop import MultiCrop
+from passl.data.smoothing import gaussian_blur
 from passl.data.streams import stream_key, uniforms
 from tests.data.conftest import photo
 

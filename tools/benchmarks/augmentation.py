@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from passl.data import colour, multicrop
+from passl.data import multicrop
 from passl.data.decode import decode_image
 from passl.data.samples import find_samples
 from passl.data.streams import stream_key
@@ -193,20 +193,18 @@ def stages(files: list) -> dict:
             return result
         return run
 
-    wrapped = {(multicrop.MultiCrop, "plans"): "draws and boxes",
-               (multicrop, "resize_box_before_blur"): "crop and resize",
-               (multicrop, "jitter"): "colour jitter", (colour.AffineColour, "grayscale"): "grayscale",
-               (colour.AffineColour, "finish"): "colour jitter", (multicrop, "gaussian_blur"): "blur"}
-    originals = {place: getattr(*place) for place in wrapped}
-    for (owner, name), stage in wrapped.items():
-        setattr(owner, name, timed(stage, originals[owner, name]))
+    wrapped = {"draws and boxes": (multicrop.MultiCrop, "plans"), "crop and resize": (multicrop, "resize_box_before_blur"),
+               "colour": (multicrop, "jitter"), "blur": (multicrop, "gaussian_blur")}
+    originals = {stage: getattr(*place) for stage, place in wrapped.items()}
+    for stage, place in wrapped.items():
+        setattr(*place, timed(stage, originals[stage]))
     start = time.process_time()
     for key, data in enumerate(files):
         image = timed("decode", decode_image)(data)
         TRANSFORM(image, stream_key(0, 0, key))
     total = time.process_time() - start
-    for (owner, name), function in originals.items():
-        setattr(owner, name, function)
+    for stage, place in wrapped.items():
+        setattr(*place, originals[stage])
     spent["flip and the rest"] = total - sum(spent.values())
     return {name: 1000 * seconds / len(files) for name, seconds in spent.items()}
 
