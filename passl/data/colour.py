@@ -70,8 +70,10 @@ def _mix(image: np.ndarray, own: float, grey: float, offset: float) -> np.ndarra
     red, green, blue = GREY_WEIGHTS
     red, green, blue = grey * red, grey * green, grey * blue
     # Packed, not np.array, which takes as long as the rest of the call.
-    matrix = _MATRIX.pack(own + red, green, blue, offset, red, own + green, blue, offset, red, green, own + blue, offset)
-    return cv2.transform(image, np.frombuffer(matrix, np.float32).reshape(3, 4))
+    packed = _MATRIX.pack(own + red, green, blue, offset,
+                          red, own + green, blue, offset,
+                          red, green, own + blue, offset)
+    return cv2.transform(image, np.frombuffer(packed, np.float32).reshape(3, 4))
 
 
 _MATRIX = struct.Struct("12f")

@@ -1,7 +1,7 @@
 """Datasets: an entry (epoch, index) to a sample of uint8 pixels."""
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -43,11 +43,15 @@ class ImageDataset:
         """Class names that labels index; empty when there are none."""
         return self.samples.classes
 
-    def read(self, epoch: int, index: int) -> Tuple[np.ndarray, int]:
-        """Image `index`, uint8 [H, W, 3], or its replacement under `skip`; and the index of what was read."""
+    def read(self, epoch: int, index: int,
+             reduction: Optional[Callable[[int, int], int]] = None) -> Tuple[np.ndarray, int]:
+        """Image `index`, uint8 [H, W, 3], or its replacement under `skip`; and the index of what was read.
+
+        reduction: see `read_image`.
+        """
         path = self.samples.path(index)
         try:
-            return read_image(path), index
+            return read_image(path, reduction), index
         except DataError as error:
             if self.image_errors == "error":
                 raise DataError(f"{error}; dataset.image_errors: skip would leave such files out") from None
@@ -56,7 +60,7 @@ class ImageDataset:
         for _ in range(_MOST_REPLACEMENTS):
             other = stream.integer(len(self))
             try:
-                return read_image(self.samples.path(other)), other
+                return read_image(self.samples.path(other), reduction), other
             except DataError as error:
                 self.skipped[self.samples.path(other)] = str(error)
         raise DataError(f"{path} and {_MOST_REPLACEMENTS} replacements drawn at random cannot be read; the last: "
@@ -119,7 +123,7 @@ class SwAVMultiCropDataset(ImageDataset):
 
     def __getitem__(self, entry: Tuple[int, int]):
         epoch, index = entry
-        image, used = self.read(epoch, index)
+        image, used = self.read(epoch, index, self.transform.reduction)
         return self.transform(image, stream_key(self.seed, epoch, index)), used
 
 

@@ -55,7 +55,7 @@ def resize_box(image: np.ndarray, box, size: int) -> np.ndarray:
 
 
 def resize_box_before_blur(image: np.ndarray, box, size: int, sigma: float) -> Tuple[np.ndarray, float]:
-    """The crop of `resize_box`, and the deviation of the blur that is still to come, for one that is blurred by `sigma`.
+    """The crop of `resize_box` for one that is blurred by `sigma` later, and the deviation of the blur still to come.
 
     A blur of half a pixel or more hides what the smoothing would remove, and runs on fewer pixels. Variances add, so
     that of the smoothing is handed on. On photographs the mean difference to PIL's resize and the same blur is 0.5 to

@@ -51,6 +51,9 @@ class MultiCrop:
         self.crop_sizes = [size for size, count in zip(sizes, counts) for _ in range(count)]
         self._crop_scales = [scale for scale, count in zip(scales, counts) for _ in range(count)]
         self._log_ratio = math.log(aspect_ratio[0]), math.log(aspect_ratio[1])
+        # The shorter side of the smallest possible box over the output size, for an image of one pixel.
+        narrowest = min(aspect_ratio[0], 1 / aspect_ratio[1])
+        self._smallest = min(math.sqrt(scale[0] * narrowest) / size for size, scale in zip(sizes, scales))
         lowest = [max(0.0, 1 - strength) for strength in (p.brightness, p.contrast, p.saturation)]
         highest = [1 + strength for strength in (p.brightness, p.contrast, p.saturation)]
         # Lowest value and length of each range.
@@ -59,6 +62,16 @@ class MultiCrop:
 
     def __call__(self, image: np.ndarray, key: int) -> List[np.ndarray]:
         return [self.apply(image, plan) for plan in self.plans(*image.shape[:2], key)]
+
+    def reduction(self, height: int, width: int) -> int:
+        """1, 2, 4 or 8: by how much an image of this size may be reduced before it is cropped.
+
+        After it the smallest possible crop is still at least 1.25 times its output size, so that antialiasing, not
+        the reduction, decides about its pixels: they then differ from those of the whole image's PIL resize by 1.6
+        grey levels on average at that limit, less for other crops.
+        """
+        smallest = self._smallest * math.sqrt(height * width)
+        return next(factor for factor in (8, 4, 2, 1) if smallest >= 1.25 * factor or factor == 1)
 
     def plans(self, height: int, width: int, key: int) -> List["CropPlan"]:
         """All random decisions about the crops of an image of this size."""
@@ -71,8 +84,8 @@ class MultiCrop:
                 order = sorted(_OPERATIONS, key=draws[_ORDER:_GREY].__getitem__)
                 factors = [low + span * draw for (low, span), draw in zip(self._factor_ranges, draws[_FACTORS:_ORDER])]
             plans.append(CropPlan(
-                size, random_box(draws, height, width, scale, self._log_ratio), draws[_FLIP] < p.flip_probability, order,
-                factors, draws[_GREY] < p.grayscale_probability,
+                size, random_box(draws, height, width, scale, self._log_ratio), draws[_FLIP] < p.flip_probability,
+                order, factors, draws[_GREY] < p.grayscale_probability,
                 sigma + sigma_range * draws[_SIGMA] if draws[_BLUR] < p.blur_probability else 0.0))
         return plans
 

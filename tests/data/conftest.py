@@ -31,13 +31,26 @@ def picture() -> np.ndarray:
     return photo()
 
 
-@pytest.fixture(scope="session")
-def real_photographs():
-    """Twenty decoded photographs of the ImageNet sample under PASSL_TEST_DATA."""
+def _photograph_folder() -> str:
     folder = os.path.join(os.environ.get("PASSL_TEST_DATA", ""), "imagenet-sample")
     if not os.environ.get("PASSL_TEST_DATA") or not os.path.isdir(folder):
         pytest.skip("set PASSL_TEST_DATA to the folder that holds imagenet-sample/ to test on real photographs")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_photographs():
+    """Twenty decoded photographs of the ImageNet sample under PASSL_TEST_DATA."""
+    folder = _photograph_folder()
     return [read_image(os.path.join(folder, name)) for name in sorted(os.listdir(folder))[::20]]
+
+
+@pytest.fixture(scope="session")
+def real_large_photographs():
+    """Paths of the sample's photographs of more than a megapixel."""
+    folder = _photograph_folder()
+    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+    return [path for path in paths if np.prod(Image.open(path).size) > 1e6]
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ from PIL import Image
 
 from passl.data.datasets import FewShotDataset, ImageFolder, ImageNetDataset, SwAVMultiCropDataset
 from passl.data.samples import DataError
+from passl.data.streams import stream_key
 from passl.registry import DATASETS
+from tests.data.conftest import photo
 
 CROPS = dict(size_crops=[32, 16], num_crops=[2, 3], min_scale_crops=[0.3, 0.05], max_scale_crops=[1.0, 0.3])
 
@@ -30,6 +32,17 @@ def test_draws_depend_on_seed_epoch_and_index(image_tree):
     reference = crops(1, 2, 3)
     np.testing.assert_array_equal(reference, crops(1, 2, 3))
     assert all((reference != crops(*other)).any() for other in ((0, 2, 3), (1, 3, 3), (1, 2, 4)))
+
+
+def test_large_jpeg_files_are_read_reduced_for_crops_and_whole_for_evaluation(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(photo(3, 600, 900)).save(tmp_path / "a" / "large.jpg", quality=95)
+    dataset = SwAVMultiCropDataset(str(tmp_path), **CROPS)
+    image, _ = dataset.read(0, 0, dataset.transform.reduction)
+    assert image.shape == (150, 225, 3)
+    expected = dataset.transform(image, stream_key(0, 0, 0))
+    assert all((crop == other).all() for crop, other in zip(dataset[(0, 0)][0], expected))
+    assert ImageFolder(str(tmp_path))[(0, 0)][0].shape == (600, 900, 3)
 
 
 def test_passl_yaml_keys_are_accepted():

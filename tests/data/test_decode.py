@@ -106,3 +106,30 @@ def test_truncated_png_is_refused(picture):
     data = encoded(Image.fromarray(picture), "PNG")
     with pytest.raises(DataError, match="damaged image"):
         decode_image(data[:len(data) // 2])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("jpeg")])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_jpeg_files_can_be_read_reduced(kind, factor, picture):
+    array = picture[:168, :104]
+    asked = []
+
+    def reduction(height, width):
+        asked.append((height, width))
+        return factor
+
+    result = decode_image(KINDS[kind](array), reduction=reduction)
+    if kind == "jpeg cmyk":  # PIL reads it, whole
+        assert result.shape == array.shape and not asked
+        return
+    assert asked == [(168, 104)] and result.shape == (168 // factor, 104 // factor, 3)
+    expected = np.asarray(Image.fromarray(decode_image(KINDS[kind](array))).reduce(factor), int)
+    assert np.abs(result - expected).mean() < 4
+
+
+def test_sides_of_a_reduced_image_are_rounded_up(picture):
+    assert decode_image(KINDS["jpeg"](picture[:101, :67]), reduction=lambda height, width: 4).shape == (26, 17, 3)
+
+
+def test_other_formats_are_read_whole(picture):
+    assert decode_image(KINDS["png"](picture), reduction=lambda height, width: 4).shape == picture.shape

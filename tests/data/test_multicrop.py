@@ -2,11 +2,51 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from passl.data.decode import read_image
+from passl.data.geometry import resize_box
 from passl.data.multicrop import MultiCrop, Photometric
 from passl.data.streams import stream_key
 
 SWAV = MultiCrop((224, 96), (2, 6), ((0.14, 1.0), (0.05, 0.14)))
+
+
+@pytest.mark.parametrize("height, width, factor", [
+    (32, 32, 1), (375, 500, 1), (1200, 1600, 1), (1500, 2000, 2), (2900, 3900, 2), (3000, 4000, 4), (9000, 12000, 8)])
+def test_large_photographs_may_be_reduced(height, width, factor):
+    assert SWAV.reduction(height, width) == SWAV.reduction(width, height) == factor
+
+
+def test_reduction_keeps_more_pixels_than_any_crop_needs():
+    for height, width in ((640, 640), (1750, 1750), (3499, 3501), (7000, 7000)):
+        factor = SWAV.reduction(height, width)
+        reduced = -(-height // factor), -(-width // factor)
+        plans = [plan for key in range(200) for plan in SWAV.plans(*reduced, stream_key(key))]
+        assert factor == 1 or min(min(plan.box[2:]) / plan.size for plan in plans) > 1.24
+
+
+def test_reduction_follows_the_smallest_crop_and_the_narrowest_box():
+    assert MultiCrop((100,), (1,), ((0.25, 1.0),), (1.0, 1.0)).reduction(500, 500) == 2
+    assert MultiCrop((100,), (1,), ((0.25, 1.0),), (0.5, 1.0)).reduction(500, 500) == 1
+    assert MultiCrop((100,), (1,), ((0.25, 1.0),), (1.0, 2.0)).reduction(500, 500) == 1
+    assert MultiCrop((100, 20), (1, 1), ((0.25, 1.0), (0.002, 1.0)), (1.0, 1.0)).reduction(500, 500) == 1
+
+
+def test_reduced_photographs_give_the_same_crops(real_large_photographs):
+    """Same boxes of the whole and of the reduced image, against PIL's resize of the whole one."""
+    transform, differences = MultiCrop((96, 40), (2, 6), ((0.14, 1.0), (0.05, 0.14))), []
+    for key, path in enumerate(real_large_photographs):
+        whole, reduced = read_image(path), read_image(path, transform.reduction)
+        factor = transform.reduction(*whole.shape[:2])
+        assert factor > 1 and reduced.shape[0] == -(-whole.shape[0] // factor)
+        for plan in transform.plans(*reduced.shape[:2], stream_key(key)):
+            top, left, height, width = (factor * side for side in plan.box)
+            expected = Image.fromarray(whole).resize((plan.size, plan.size), Image.BILINEAR,
+                                                     (left, top, left + width, top + height))
+            crop = resize_box(reduced, plan.box, plan.size)
+            differences.append(np.abs(crop - np.asarray(expected, int)).mean())
+    assert np.mean(differences) <= 0.8 and np.max(differences) <= 2.0
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.228, 0.224, 0.225])
 
 
 def ours(data: bytes, key: int):
-    return TRANSFORM(decode_image(data), stream_key(0, 0, key))
+    return TRANSFORM(decode_image(data, reduction=TRANSFORM.reduction), stream_key(0, 0, key))
 
 
 TRANSFORM = multicrop.MultiCrop(*zip(*GROUPS))
@@ -193,14 +193,14 @@ def stages(files: list) -> dict:
             return result
         return run
 
-    wrapped = {"draws and boxes": (multicrop.MultiCrop, "plans"), "crop and resize": (multicrop, "resize_box_before_blur"),
-               "colour": (multicrop, "jitter"), "blur": (multicrop, "gaussian_blur")}
+    wrapped = {"draws and boxes": (multicrop.MultiCrop, "plans"), "colour": (multicrop, "jitter"),
+               "crop and resize": (multicrop, "resize_box_before_blur"), "blur": (multicrop, "gaussian_blur")}
     originals = {stage: getattr(*place) for stage, place in wrapped.items()}
     for stage, place in wrapped.items():
         setattr(*place, timed(stage, originals[stage]))
     start = time.process_time()
     for key, data in enumerate(files):
-        image = timed("decode", decode_image)(data)
+        image = timed("decode", decode_image)(data, "image", TRANSFORM.reduction)
         TRANSFORM(image, stream_key(0, 0, key))
     total = time.process_time() - start
     for stage, place in wrapped.items():
