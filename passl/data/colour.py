@@ -11,7 +11,6 @@ few calls and few objects count here.
 """
 from __future__ import annotations
 
-import functools
 import math
 import struct
 from typing import Sequence
@@ -80,19 +79,22 @@ _MATRIX = struct.Struct("12f")
 
 
 def shift_hue(image: np.ndarray, shift: float) -> np.ndarray:
-    """uint8 RGB image with its hue turned by `shift` (share of the circle, -0.5 .. 0.5)."""
-    steps = round(shift * 256) & 255
+    """uint8 RGB image with its hue turned by `shift` (share of the circle, -0.5 .. 0.5), in steps of two degrees.
+
+    PIL turns by whole 255ths of a hue of 8 bits; both stay half a grey level from the exact result on photographs.
+    """
+    steps = round(_HUES * abs(shift))
     if steps == 0:
         return image
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    # One flat addition that wraps at 256; a strided one over the hue channel takes five times as long.
-    np.add(hsv, _hue_row(steps, image.shape[1]), out=hsv)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, hsv)
+    if steps > 255 - _HUES:  # would not fit into 8 bits
+        return shift_hue(shift_hue(image, shift / 2), shift / 2)
+    # Exchanging red and blue mirrors the circle, so that both directions are additions.
+    to_hsv, from_hsv = _TURN_FORTH if shift > 0 else _TURN_BACK
+    hsv = cv2.cvtColor(image, to_hsv)
+    cv2.add(hsv, (float(steps), 0.0, 0.0, 0.0), hsv)  # HSV2RGB takes hues above 180 as what they exceed it by
+    return cv2.cvtColor(hsv, from_hsv, hsv)
 
 
-@functools.lru_cache(maxsize=1024)
-def _hue_row(steps: int, width: int) -> np.ndarray:
-    """What is added to a row of HSV pixels: `steps` to the hue, nothing to the rest; uint8 [1, width, 3]."""
-    row = np.zeros((1, width, 3), np.uint8)
-    row[..., 0] = steps
-    return row
+_HUES = 180  # OpenCV's hues of 8 bits
+_TURN_FORTH = cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB
+_TURN_BACK = cv2.COLOR_BGR2HSV, cv2.COLOR_HSV2BGR

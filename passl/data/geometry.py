@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import Sequence, Tuple
+from typing import Callable, Tuple
 
 import cv2
 import numpy as np
@@ -10,27 +10,26 @@ import numpy as np
 from passl.data.smoothing import triangle_kernel
 
 _TRIES = 10
-BOX_DRAWS = 2 * _TRIES + 2
 
 
-def random_box(draws: Sequence[float], height: int, width: int, scale: Tuple[float, float],
+def random_box(draw: Callable[[], float], height: int, width: int, scale: Tuple[float, float],
                log_ratio: Tuple[float, float]) -> Tuple[int, int, int, int]:
     """Box of a random resized crop: (top, left, height, width).
 
     Area is uniform in `scale` (share of the image), aspect ratio log-uniform; the first of ten tries that fits is
     placed uniformly. When none fits the largest centred box within the ratio limits is used (torchvision's rule).
 
-    draws: BOX_DRAWS numbers uniform in [0, 1); log_ratio: logarithms of the smallest and largest width / height.
+    draw: returns a number uniform in [0, 1); log_ratio: logarithms of the smallest and largest width / height.
     """
     smallest, area_range = scale[0] * height * width, (scale[1] - scale[0]) * height * width
     log_smallest, log_range = log_ratio[0], log_ratio[1] - log_ratio[0]
-    for attempt in range(0, 2 * _TRIES, 2):
-        side = math.sqrt(smallest + area_range * draws[attempt])
-        stretch = math.exp(0.5 * (log_smallest + log_range * draws[attempt + 1]))
+    for _ in range(_TRIES):
+        side = math.sqrt(smallest + area_range * draw())
+        stretch = math.exp(0.5 * (log_smallest + log_range * draw()))
         box_width, box_height = round(side * stretch), round(side / stretch)
         if 0 < box_width <= width and 0 < box_height <= height:
-            top = int(draws[2 * _TRIES] * (height - box_height + 1))
-            left = int(draws[2 * _TRIES + 1] * (width - box_width + 1))
+            top = int(draw() * (height - box_height + 1))
+            left = int(draw() * (width - box_width + 1))
             return top, left, box_height, box_width
     return _central_box(height, width, math.exp(log_ratio[0]), math.exp(log_ratio[1]))
 

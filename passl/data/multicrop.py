@@ -1,6 +1,7 @@
 """The multi-crop transform of SwAV: several random views of one image, at several resolutions (paper section 3.3)."""
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import List, NamedTuple, Sequence, Tuple
@@ -9,14 +10,11 @@ import cv2
 import numpy as np
 
 from passl.data.colour import jitter
-from passl.data.geometry import BOX_DRAWS, random_box, resize_box_before_blur
+from passl.data.geometry import random_box, resize_box_before_blur
 from passl.data.smoothing import gaussian_blur
-from passl.data.streams import uniforms
+from passl.data.streams import uniform_draws
 
-# Columns of a crop's uniform draws, after those of its box.
-_FLIP, _JITTER, _FACTORS, _ORDER, _GREY, _BLUR, _SIGMA = (BOX_DRAWS + offset for offset in (0, 1, 2, 6, 10, 11, 12))
-_COLUMNS = _SIGMA + 1
-_OPERATIONS = range(4)
+_ORDERS = tuple(itertools.permutations(range(4)))  # of the operations of colour.jitter
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ class MultiCrop:
         highest = [1 + strength for strength in (p.brightness, p.contrast, p.saturation)]
         # Lowest value and length of each range.
         self._factor_ranges = [(low, high - low) for low, high in zip(lowest + [-p.hue], highest + [p.hue])]
-        self._sigma_range = p.blur_sigma[0], p.blur_sigma[1] - p.blur_sigma[0]
 
     def __call__(self, image: np.ndarray, key: int) -> List[np.ndarray]:
         return [self.apply(image, plan) for plan in self.plans(*image.shape[:2], key)]
@@ -75,18 +72,20 @@ class MultiCrop:
 
     def plans(self, height: int, width: int, key: int) -> List["CropPlan"]:
         """All random decisions about the crops of an image of this size."""
-        p, (sigma, sigma_range) = self.photometric, self._sigma_range
-        plans = []
-        for size, scale, draws in zip(self.crop_sizes, self._crop_scales,
-                                      uniforms(key, (len(self.crop_sizes), _COLUMNS)).tolist()):
+        p, draw, plans = self.photometric, uniform_draws(key), []
+        for size, scale in zip(self.crop_sizes, self._crop_scales):
+            box = random_box(draw, height, width, scale, self._log_ratio)
+            flip = draw() < p.flip_probability
             order, factors = (), ()
-            if draws[_JITTER] < p.jitter_probability:
-                order = sorted(_OPERATIONS, key=draws[_ORDER:_GREY].__getitem__)
-                factors = [low + span * draw for (low, span), draw in zip(self._factor_ranges, draws[_FACTORS:_ORDER])]
-            plans.append(CropPlan(
-                size, random_box(draws, height, width, scale, self._log_ratio), draws[_FLIP] < p.flip_probability,
-                order, factors, draws[_GREY] < p.grayscale_probability,
-                sigma + sigma_range * draws[_SIGMA] if draws[_BLUR] < p.blur_probability else 0.0))
+            if draw() < p.jitter_probability:
+                order = _ORDERS[int(draw() * len(_ORDERS))]
+                factors = [low + length * draw() for low, length in self._factor_ranges]
+            grayscale = draw() < p.grayscale_probability
+            sigma = 0.0
+            if draw() < p.blur_probability:
+                low, high = p.blur_sigma
+                sigma = low + (high - low) * draw()
+            plans.append(CropPlan(size, box, flip, order, factors, grayscale, sigma))
         return plans
 
     @staticmethod

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from passl.data.colour import jitter
-from passl.data.geometry import BOX_DRAWS, random_box
+from passl.data.geometry import random_box
 from passl.data.samples import DataError
 from passl.data.smoothing import gaussian_blur
 from passl.data.streams import Stream
@@ -195,8 +195,7 @@ class RandomResizedCrop:
         self.filter = _filter(interpolation)
 
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
-        draws = [stream.random() for _ in range(BOX_DRAWS)]
-        top, left, height, width = random_box(draws, picture.height, picture.width, self.scale, self.log_ratio)
+        top, left, height, width = random_box(stream.random, picture.height, picture.width, self.scale, self.log_ratio)
         box = picture.crop((left, top, left + width, top + height))
         return box.resize((self.width, self.height), self.filter)
 

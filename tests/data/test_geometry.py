@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data.geometry import BOX_DRAWS, random_box, resize_box, resize_box_before_blur
+from passl.data.geometry import random_box, resize_box, resize_box_before_blur
 from passl.data.multicrop import MultiCrop
 from passl.data.smoothing import gaussian_blur
-from passl.data.streams import stream_key, uniforms
+from passl.data.streams import stream_key, uniform_draws
 from tests.data.conftest import photo
 
 LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 
 
 def boxes(count, height, width, scale, log_ratio=LOG_RATIO):
-    return np.array([random_box(uniforms(stream_key(1, key), (BOX_DRAWS,)), height, width, scale, log_ratio)
+    return np.array([random_box(uniform_draws(stream_key(1, key)), height, width, scale, log_ratio)
                      for key in range(count)])
 
 
@@ -42,8 +42,7 @@ def test_boxes_lie_inside_and_reach_every_border():
                                                      (10, 10, (0, 0, 10, 10))])
 def test_fallback_is_the_largest_centred_box(height, width, expected):
     # A share of 1 with ratio at its limit never fits, so all ten tries fail.
-    draws = [0.999999] * BOX_DRAWS
-    assert random_box(draws, height, width, (1.0, 1.0), LOG_RATIO) == expected
+    assert random_box(lambda: 0.999999, height, width, (1.0, 1.0), LOG_RATIO) == expected
 
 
 def test_one_pixel_image():
