@@ -16,10 +16,10 @@ def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.sepFilter2D(image, -1, kernel, kernel)
 
 
-_SIGMA_STEPS = 256  # kernels are kept for deviations in steps of 1/256 pixel
+_SIGMA_STEPS = 64  # kernels are kept for deviations in steps of 1/64 pixel
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)
 def _gaussian_kernel(steps: int) -> np.ndarray:
     sigma = steps / _SIGMA_STEPS
     return cv2.getGaussianKernel(2 * round(3.0 * sigma) + 1, sigma, cv2.CV_32F)
@@ -33,10 +33,10 @@ def triangle_kernel(square: float) -> np.ndarray:
     return _triangle_mixture(round(_SQUARE_STEPS * square))
 
 
-_SQUARE_STEPS = 64  # kernels are kept for squares in steps of 1/64
+_SQUARE_STEPS = 16  # kernels are kept for squares in steps of 1/16
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _triangle_mixture(steps: int) -> np.ndarray:
     square = steps / _SQUARE_STEPS
     n = math.isqrt(int(square))

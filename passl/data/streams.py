@@ -1,34 +1,24 @@
 """Random numbers as a pure function of (seed, epoch, sample index).
 
 Nothing here keeps state between samples: the process, the worker, the rank and the order in which samples are asked for
-cannot change a draw. Keys and permutations are SplitMix64 (Steele, Lea and Flood, 2014) used as a hash, four lines of
-integer arithmetic that depend on no library's version. The draws of one sample are Python's own: the standard library
-promises that `random.Random(key).random()` keeps its sequence, and opening it costs microseconds between passes over
-pixels, where NumPy's first call costs tens of them.
+cannot change a draw. Keys are BLAKE2 hashes, permutations sort SplitMix64 hashes (Steele, Lea and Flood, 2014), and the
+draws of one sample are those of `random.Random(key).random()`, whose sequence the standard library promises to keep; so
+no library's version matters. Python's generator and not NumPy's, because a stream is opened after passes over pixels
+that have pushed everything out of the caches, where a NumPy call costs tens of microseconds.
 """
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Callable
 
 import numpy as np
 
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-
-
-def _mix(z: int) -> int:
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return z ^ (z >> 31)
-
 
 def stream_key(*parts: int) -> int:
-    """64-bit key of a stream; each of `parts` (any integers) is absorbed in order, so (1, 2) and (2, 1) differ."""
-    key = _GOLDEN
-    for part in parts:
-        key = _mix((key + _GOLDEN + _mix((int(part) + _GOLDEN) & _MASK)) & _MASK)
-    return key
+    """64-bit key of the stream of `parts`, any integers in this order."""
+    text = repr([int(part) for part in parts])  # int: NumPy's integers print as something else
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def uniform_draws(key: int) -> Callable[[], float]:
@@ -43,7 +33,7 @@ def permutation(size: int, *parts: int) -> np.ndarray:
 
 def _hashes(key: int, count: int) -> np.ndarray:
     """uint64 array of the first `count` numbers of SplitMix64 with seed `key`."""
-    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
     z ^= z >> np.uint64(30)
     z *= np.uint64(0xBF58476D1CE4E5B9)
     z ^= z >> np.uint64(27)
