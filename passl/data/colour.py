@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
 from typing import Sequence
 
 import cv2
@@ -36,7 +37,8 @@ def jitter(image: np.ndarray, factors: Sequence[float], order: Sequence[int], gr
     mean = None  # mean grey value of `image`, computed when contrast asks for it
     for operation in order:
         factor = factors[operation]
-        if clips or operation == HUE:
+        # A turn of the hue changes places with what treats the three channels alike, but not with grey(x) or a clip.
+        if clips or operation == HUE and grey != 0.0:
             image = _mix(image, own, grey, offset)
             own, grey, offset, mean = 1.0, 0.0, 0.0, None
         clips = False if operation == HUE else factor > 1.0
@@ -51,7 +53,7 @@ def jitter(image: np.ndarray, factors: Sequence[float], order: Sequence[int], gr
         elif operation == SATURATION:
             own, grey = factor * own, factor * grey + (1.0 - factor) * (own + grey)
         else:
-            image = shift_hue(image, factor)
+            image, mean = shift_hue(image, factor), None
     if not grayscale:
         return _mix(image, own, grey, offset)
     if clips:
@@ -68,14 +70,23 @@ def _mix(image: np.ndarray, own: float, grey: float, offset: float) -> np.ndarra
         return image
     red, green, blue = GREY_WEIGHTS
     red, green, blue = grey * red, grey * green, grey * blue
-    # Packed, not np.array, which takes as long as the rest of the call.
-    packed = _MATRIX.pack(own + red, green, blue, offset,
-                          red, own + green, blue, offset,
-                          red, green, own + blue, offset)
-    return cv2.transform(image, np.frombuffer(packed, np.float32).reshape(3, 4))
+    _PACK(_MATRIX.memory, 0,
+          own + red, green, blue, offset,
+          red, own + green, blue, offset,
+          red, green, own + blue, offset)
+    return cv2.transform(image, _MATRIX.values)
 
 
-_MATRIX = struct.Struct("12f")
+class _Matrix(threading.local):
+    """The 3 x 4 float32 matrix of this thread: making a new array takes longer than filling one."""
+
+    def __init__(self):
+        self.memory = bytearray(48)
+        self.values = np.frombuffer(self.memory, np.float32).reshape(3, 4)
+
+
+_MATRIX = _Matrix()
+_PACK = struct.Struct("12f").pack_into
 
 
 def shift_hue(image: np.ndarray, shift: float) -> np.ndarray:

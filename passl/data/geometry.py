@@ -71,7 +71,7 @@ def resize_box_before_blur(image: np.ndarray, box, size: int, sigma: float) -> T
         sigma = math.sqrt(sigma * sigma + pending / 12)
     elif excess > _SMOOTH_ABOVE:
         if down < 2.0 and across < 2.0:
-            crop = cv2.resize(region, (size, size), interpolation=cv2.INTER_LINEAR)
+            crop = cv2.resize(region, (size, size))
             return cv2.sepFilter2D(crop, -1, triangle_kernel(2.0 - 1.0 / max(1.0, across)),
                                    triangle_kernel(2.0 - 1.0 / max(1.0, down))), sigma
         averaged = 0.0  # variance that halving has already added
@@ -81,7 +81,7 @@ def resize_box_before_blur(image: np.ndarray, box, size: int, sigma: float) -> T
             averaged = averaged / 4 + 1 / 16
             down, across = (height / size) ** 2 - 6 * averaged, (width / size) ** 2 - 6 * averaged
         region = cv2.sepFilter2D(region, -1, triangle_kernel(max(1.0, across)), triangle_kernel(max(1.0, down)))
-    return cv2.resize(region, (size, size), interpolation=cv2.INTER_LINEAR), sigma
+    return cv2.resize(region, (size, size)), sigma
 
 
 _HALVE_ABOVE = 5

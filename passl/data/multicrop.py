@@ -91,12 +91,12 @@ class MultiCrop:
     @staticmethod
     def apply(image: np.ndarray, plan: "CropPlan") -> np.ndarray:
         """The crop of `image` that `plan` describes, uint8 [S, S, 3]."""
-        crop, sigma = resize_box_before_blur(image, plan.box, plan.size, plan.blur_sigma)
-        if plan.flip:
+        size, box, flip, order, factors, grayscale, sigma = plan
+        crop, sigma = resize_box_before_blur(image, box, size, sigma)
+        if flip:
             cv2.flip(crop, 1, crop)  # in place: new memory would be cold
-        crop = jitter(crop, plan.factors, plan.jitter_order, plan.grayscale)
-        crop = gaussian_blur(crop, sigma)
-        return cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB) if crop.ndim == 2 else crop
+        crop = gaussian_blur(jitter(crop, factors, order, grayscale), sigma)
+        return cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB) if grayscale else crop
 
 
 class CropPlan(NamedTuple):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -114,6 +116,13 @@ def test_same_key_same_pixels_and_other_key_other_pixels(picture):
     first, again, other = (SWAV(picture, stream_key(0, epoch, 4)) for epoch in (1, 1, 2))
     assert all((a == b).all() for a, b in zip(first, again))
     assert not any((a == b).all() for a, b in zip(first, other))
+
+
+def test_threads_do_not_disturb_each_other(picture):
+    expected = [SWAV(picture, key) for key in range(24)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda key: SWAV(picture, key), range(24)))
+    assert all((a == b).all() for one, other in zip(expected, found) for a, b in zip(one, other))
 
 
 def test_crops_of_one_image_differ(picture):
