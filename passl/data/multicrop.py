@@ -58,7 +58,10 @@ class MultiCrop:
         self._factor_ranges = [(low, high - low) for low, high in zip(lowest + [-p.hue], highest + [p.hue])]
 
     def __call__(self, image: np.ndarray, key: int) -> List[np.ndarray]:
-        return [self.apply(image, plan) for plan in self.plans(*image.shape[:2], key)]
+        plans = self.plans(*image.shape[:2], key)
+        # All crops are cut out first, while the image is in the cache.
+        crops = [resize_box_before_blur(image, plan.box, plan.size, plan.blur_sigma) for plan in plans]
+        return [_finish(crop, sigma, plan) for (crop, sigma), plan in zip(crops, plans)]
 
     def reduction(self, height: int, width: int) -> int:
         """1, 2, 4 or 8: by how much an image of this size may be reduced before it is cropped.
@@ -91,12 +94,16 @@ class MultiCrop:
     @staticmethod
     def apply(image: np.ndarray, plan: "CropPlan") -> np.ndarray:
         """The crop of `image` that `plan` describes, uint8 [S, S, 3]."""
-        size, box, flip, order, factors, grayscale, sigma = plan
-        crop, sigma = resize_box_before_blur(image, box, size, sigma)
-        if flip:
-            cv2.flip(crop, 1, crop)  # in place: new memory would be cold
-        crop = gaussian_blur(jitter(crop, factors, order, grayscale), sigma)
-        return cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB) if grayscale else crop
+        return _finish(*resize_box_before_blur(image, plan.box, plan.size, plan.blur_sigma), plan)
+
+
+def _finish(crop: np.ndarray, sigma: float, plan: "CropPlan") -> np.ndarray:
+    """What `plan` says after the reduction, with a blur of `sigma`; may overwrite `crop`."""
+    _, _, flip, order, factors, grayscale, _ = plan
+    if flip:
+        cv2.flip(crop, 1, crop)  # in place: new memory would be cold
+    crop = gaussian_blur(jitter(crop, factors, order, grayscale), sigma)
+    return cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB) if grayscale else crop
 
 
 class CropPlan(NamedTuple):
