@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import colorsys
 import itertools
 
 import numpy as np
@@ -52,6 +53,25 @@ def test_hue_of_pure_colours_turns_by_thirds():
     red, green, blue = np.eye(3, dtype=np.uint8) * 255
     result = shift_hue(np.stack([red, green, blue])[None], 1 / 3)
     np.testing.assert_allclose(result[0], [green, blue, red], atol=3)
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.41, -0.2, 0.2, 0.41, 0.5])
+def test_hues_turn_through_the_whole_circle(shift):
+    hues = np.arange(360) / 360
+    circle, expected = (np.array([colorsys.hsv_to_rgb((hue + turn) % 1, 0.9, 0.8) for hue in hues])
+                        for turn in (0, shift))
+    result = shift_hue((circle * 255).round().astype(np.uint8)[None], shift)[0]
+    assert np.abs(result - 255 * expected).max() < 9  # two degrees are 6 of 0.8 x 0.9 x 255 grey levels
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_every_order_without_clipping_matches_pil(order, crop):
+    factors = [0.6, 0.7, 0.8, -0.13]
+    expected = Image.fromarray(crop)
+    for operation in order:
+        expected = PIL_OPERATIONS[operation](expected, factors[operation])
+    found = difference(jitter(crop, factors, order), expected)
+    assert found.mean() < 1.5 and np.quantile(found, 0.99) <= 6
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
