@@ -149,8 +149,7 @@ class Trainer:
             with self.precision.autocast():
                 self.method.on_epoch_start(epoch, self._pass if self.method.needs_memory_pass else None)
         save_every = self.config["Global"]["save_step_interval"]
-        mark = time.perf_counter()
-        for host_batch in self._host_batches(epoch):
+        for mark, host_batch in self._host_batches(epoch):
             data_time = time.perf_counter() - mark
             if self.step == 0:
                 self._tell("on_first_batch", host_batch)
@@ -178,7 +177,6 @@ class Trainer:
                 return True
             if save_every and self.step % save_every == 0:
                 self._save(["latest"])
-            mark = time.perf_counter()
         return False
 
     def _stop(self, reason: str, saved: bool = False) -> None:
@@ -237,7 +235,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------- batches
     def _host_batches(self, epoch: int):
-        """What is left of the epoch; between the batches lie the passes over the data that the method asks for.
+        """What is left of the epoch: (time when the wait began, batch), and in between the passes the method asks for.
 
         A pass belongs to the step after it: a run that is resumed there makes the pass first, unless the state of the
         method tells that it is done.
@@ -245,10 +243,13 @@ class Trainer:
         batches = self.loader.epoch(epoch, consumed=self.consumed)
         while self.loader.sampler.iterations(self.consumed) > 0:
             if self.method.pass_is_due(self.position):
+                start = time.perf_counter()
                 with self.precision.autocast():
                     self.method.on_pass(self.position, partial(self._pass, FIRST_PASS - 1 - self.position))
                 batches = self.loader.epoch(epoch, consumed=self.consumed)  # the pass took the loader's workers
-            yield next(batches)
+                LOGGER.info(f"pass over the training images before step {self.step}: "
+                            f"{time.perf_counter() - start:.1f} s")
+            yield time.perf_counter(), next(batches)
 
     def _micro_batches(self, host_batch: Mapping[str, Any]) -> List[Dict[str, Any]]:
         return [on_device(part, self.normalize) for part in split(host_batch, self.accumulation)]
