@@ -4,9 +4,9 @@
         --seeds 0 1 2 --table compare/results.md
 
 The SwAV config gives data, network, optimizer and length; each method takes the keys of its Model section that it
-knows, and those that cluster the whole data set get `--heads` prototype heads, frozen for one epoch where they are
-trained (a SwAV config may freeze its own for the whole run). Methods are judged by k-NN (k 20, temperature 0.07) and a
-linear probe (best of five learning rates) on trunk features, before and after training.
+knows. Those that cluster the whole data set get `--heads` prototype heads, frozen for one epoch where they can be (a
+SwAV config may freeze its own for the whole run); SeLa has no projection head. Methods are judged by k-NN (k 20,
+temperature 0.07) and a linear probe (best of five learning rates) on trunk features, before and after training.
 Finished runs are kept in `<output>/runs.jsonl` and are not repeated: the command can be stopped and given again.
 """
 from __future__ import annotations
@@ -81,12 +81,15 @@ def clustering_methods(wanted=None) -> list:
 
 def run_settings(base: dict, method: str, seed: int, options) -> dict:
     """The config of one run as a plain mapping."""
+    from passl.models.cluster_heads import HEAD_KEYS
     from passl.registry import METHODS
 
     known = METHODS.parameters(method)
     model = {key: value for key, value in base["Model"].items() if key in known}
     model["name"] = method
     prototypes = model["backbone"]["nmb_prototypes"]
+    if not METHODS.get(method).has_embedding:
+        model["backbone"] = {key: value for key, value in model["backbone"].items() if key not in HEAD_KEYS}
     if METHODS.get(method).prototype_heads == "several":
         model["backbone"] = {**model["backbone"], "nmb_prototypes": [prototypes] * options.heads}
         if "freeze_prototypes_epochs" in known:

@@ -66,6 +66,7 @@ class WorkerPool:
         pipes = [context.Pipe() for _ in range(num_workers)]
         self._pipes = [parent for parent, _ in pipes]
         self._run = 0
+        self._unanswered = 0  # pieces the workers have, of this run and of an abandoned one
         self._workers = []
         parent_pid = os.getpid()
         # A signal between fork and the worker's own settings must not run the parent's handlers in the child.
@@ -136,6 +137,8 @@ class WorkerPool:
         Raises DataError (a sample failed, with its file) or RuntimeError (a worker died).
         """
         self._run += 1
+        while self._unanswered:  # a worker behind with an abandoned run would write into batches of this one
+            self._receive({})
         batches = iter(batches)
         free = collections.deque(range(len(self._slots)))
         queued = collections.deque()  # slots in the order of their batches
@@ -164,6 +167,7 @@ class WorkerPool:
                 pipe.send((self._run, slot, start, entries[start:start + piece]))
             except OSError:
                 self._report_death()
+            self._unanswered += 1
         return len(starts)
 
     def _receive(self, missing: Dict[int, int]) -> None:
@@ -177,6 +181,7 @@ class WorkerPool:
                 run, slot, error, skipped = pipe.recv()
             except (EOFError, ConnectionResetError):
                 self._report_death()
+            self._unanswered -= 1
             self._dataset.skipped.update(skipped)
             if run == self._run:  # answers to an abandoned epoch are dropped
                 if error:

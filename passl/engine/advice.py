@@ -26,7 +26,7 @@ def idle_sections(config: Mapping[str, Any], method) -> List[str]:
     if not isinstance(method, Classification):
         warnings += [f"{section} has no effect: {name} brings its own loss and has no labels to measure with"
                      for section in ("Loss", "Metric") if config.get(section)]
-        if not config["Model"]["backbone"].get("normalize"):
+        if method.has_embedding and not config["Model"]["backbone"].get("normalize"):
             warnings.append("Model.backbone.normalize is not True: embeddings of any length make scores of any size, "
                             "and NaN of them sooner or later; clustering methods work on the unit sphere")
     return warnings

@@ -34,6 +34,7 @@ def build_method(config: Mapping[str, Any], loader):
     method = METHODS.build(config["Model"], batch_size=loader.batch_size, world_size=distributed.world_size(),
                            iterations_per_epoch=len(loader), crop_count=None if crops is None else sum(crops),
                            dataset_size=len(dataset), class_count=class_count, seed=config["Global"]["seed"],
+                           epochs=config["Global"]["epochs"],
                            losses=(config.get("Loss") or {}).get("Train"),
                            metrics=(config.get("Metric") or {}).get("Train"))
     if config["Global"]["online_probe"] and crops is not None:

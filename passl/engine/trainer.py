@@ -27,7 +27,7 @@ from passl.models.recompute import recompute_stages
 from passl.optim.groups import GroupedOptimizer
 
 LOGGER = log.LOGGER
-MEMORY_PASS = -1  # the epoch number of the memory pass's random crops, which no epoch of training has
+FIRST_PASS = -1  # the epoch number of a pass's random crops, which no training has; later passes count down
 
 
 class Trainer:
@@ -147,10 +147,9 @@ class Trainer:
         self.method.train()
         if self.consumed == 0:
             with self.precision.autocast():
-                self.method.on_epoch_start(epoch, self._memory_pass if self.method.needs_memory_pass else None)
+                self.method.on_epoch_start(epoch, self._pass if self.method.needs_memory_pass else None)
         save_every = self.config["Global"]["save_step_interval"]
-        mark = time.perf_counter()
-        for host_batch in self.loader.epoch(epoch, consumed=self.consumed):
+        for mark, host_batch in self._host_batches(epoch):
             data_time = time.perf_counter() - mark
             if self.step == 0:
                 self._tell("on_first_batch", host_batch)
@@ -178,7 +177,6 @@ class Trainer:
                 return True
             if save_every and self.step % save_every == 0:
                 self._save(["latest"])
-            mark = time.perf_counter()
         return False
 
     def _stop(self, reason: str, saved: bool = False) -> None:
@@ -236,15 +234,32 @@ class Trainer:
         return distributed.all_reduce(mine)
 
     # ------------------------------------------------------------------------------------------------- batches
+    def _host_batches(self, epoch: int):
+        """What is left of the epoch: (time when the wait began, batch), and in between the passes the method asks for.
+
+        A pass belongs to the step after it: a run that is resumed there makes the pass first, unless the state of the
+        method tells that it is done.
+        """
+        batches = self.loader.epoch(epoch, consumed=self.consumed)
+        while self.loader.sampler.iterations(self.consumed) > 0:
+            if self.method.pass_is_due(self.position):
+                start = time.perf_counter()
+                with self.precision.autocast():
+                    self.method.on_pass(self.position, partial(self._pass, FIRST_PASS - 1 - self.position))
+                batches = self.loader.epoch(epoch, consumed=self.consumed)  # the pass took the loader's workers
+                LOGGER.info(f"pass over the training images before step {self.step}: "
+                            f"{time.perf_counter() - start:.1f} s")
+            yield time.perf_counter(), next(batches)
+
     def _micro_batches(self, host_batch: Mapping[str, Any]) -> List[Dict[str, Any]]:
         return [on_device(part, self.normalize) for part in split(host_batch, self.accumulation)]
 
-    def _memory_pass(self):
+    def _pass(self, augmentation_epoch: int = FIRST_PASS):
         """One pass over this rank's training data, as device batches: the current epoch's order, but crops of its own.
 
-        With the epoch's own crops the first labels would come from the very pixels that are then trained on them.
+        With the epoch's own crops labels would come from the very pixels that are then trained on them.
         """
-        for host_batch in self.loader.epoch(self.epoch, augmentation_epoch=MEMORY_PASS):
+        for host_batch in self.loader.epoch(self.epoch, augmentation_epoch=augmentation_epoch):
             yield on_device(host_batch, self.normalize)
 
     def iteration_count(self) -> int:

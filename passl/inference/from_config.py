@@ -6,7 +6,6 @@ from typing import Any, Mapping, Optional
 
 from passl.inference.card import ModelCard, fill_from_run, transform_of
 from passl.methods.classify import Classification
-from passl.models.pretrain import PretrainModel
 from passl.registry import METHODS
 from passl.weights import load_into, read, recognise
 
@@ -39,7 +38,7 @@ def model_of_config(config: Mapping[str, Any], weights: Path):
     if is_classifier(config):
         model = build_classifier(config, weights).model
     else:
-        model = PretrainModel(dict(config["Model"]["backbone"]))
+        model = METHODS.get(config["Model"]["name"]).build_network(dict(config["Model"]["backbone"]))
     load_into(model, weights, strict="all")
     network = model.res_model
     has_prototypes = getattr(network, "prototypes", None) is not None

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import paddle
 
 from passl.models.backbones import ARCHITECTURES
+from passl.models.pretrain import PretrainModel
 
 
 def names(method: str, prefix: str) -> List[str]:
@@ -48,14 +49,16 @@ class Method:
     The trainer calls, in this order:
       `distribute(wrap)` once, before the first step;
       `on_epoch_start(epoch, batches)` at every epoch;
-      per step: `before_step(step)`, `plan(batches)`, then `training_step(batch, plan)` and backward for every
-      micro-batch, then `after_backward(step)`, the optimizer, and `after_step(step)`.
+      per step: `on_pass(position, batches)` if `pass_is_due(position)`, `before_step(step)`, `plan(batches)`, then
+      `training_step(batch, plan)` and backward for every micro-batch, then `after_backward(step)`, the optimizer, and
+      `after_step(step)`.
     Nothing reaches back: a method never sees the trainer, the optimizer or the data loader.
 
     Attributes
       model: the network whose parameters are trained and saved as `.pdparams`.
       network: what training calls: `model`, or its data-parallel wrapper.
       needs_memory_pass: the trainer hands `on_epoch_start` an iterator over the whole training set (see there).
+      has_embedding: the network projects its features to embeddings, which clustering wants on the unit sphere.
       pretrained_part: what of Global.pretrained_model is used: "all" of it, or its "trunk".
       prototype_heads: "one" when Model.backbone.nmb_prototypes is a number, "several" when it lists a number for each
         head, "none" for a method without prototypes.
@@ -72,9 +75,15 @@ class Method:
     network: Callable
     needs_memory_pass = False
     pretrained_part = "all"
+    has_embedding = True
     prototype_heads = "one"
     uniform_loss: Optional[float] = None
     published_rates: Optional[Tuple[str, float, float]] = None
+
+    @classmethod
+    def build_network(cls, backbone: Dict[str, Any]) -> paddle.nn.Layer:
+        """The network of Model.backbone without anything that only training needs."""
+        return PretrainModel(backbone)
 
     def distribute(self, wrap: Callable[[paddle.nn.Layer], Callable]) -> None:
         """Let `wrap` (gradient reduction over ranks) stand between training and the model."""
@@ -97,6 +106,21 @@ class Method:
 
         `batches()` iterates once over this rank's training data, as device batches, when `needs_memory_pass`: images in
         the order of this epoch, crops that training never shows.
+        """
+
+    def pass_is_due(self, position: int) -> bool:
+        """Whether `on_pass` must see the training data before the step at `position`, its place in the schedule.
+
+        Asked before every step, on every rank with the same answer; one that follows from the settings and from
+        `shared_state`, so that a resumed run neither repeats nor misses a pass.
+        """
+        return False
+
+    def on_pass(self, position: int, batches: Callable[[], Iterable[Dict[str, Any]]]) -> None:
+        """Called, under autocast, between two steps (or before the first one).
+
+        `batches()` iterates once over this rank's training data, as device batches: images in the order of the present
+        epoch, crops that neither training nor another pass shows.
         """
 
     def before_step(self, step: int) -> None:

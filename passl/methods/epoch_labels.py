@@ -31,6 +31,15 @@ class HeadLabels(NamedTuple):
     soft: Optional[np.ndarray] = None
 
 
+def sparse_clusters_advice(largest: int, images: int) -> List[str]:
+    """A warning when `largest`, the most clusters of a head, leaves few of the `images` for each."""
+    if images >= FEW_IMAGES * largest:
+        return []
+    return [f"Model.backbone.nmb_prototypes {largest} leaves {images / largest:.1f} of the {images} training images "
+            "for a cluster, so that labels say little but which image it is; about 10 clusters per expected class are "
+            f"usual, e.g. {max(2, images // 50)}"]
+
+
 class EpochLabels(Method):
     """Cross-entropy of all crops with labels fixed for an epoch (SwAV paper, appendix D).
 
@@ -91,12 +100,7 @@ class EpochLabels(Method):
         raise NotImplementedError
 
     def advice(self, global_batch, images, epochs):
-        largest = max(len(count) for count in self.counts)
-        if images >= FEW_IMAGES * largest:
-            return []
-        return [f"Model.backbone.nmb_prototypes {largest} leaves {images / largest:.1f} of the {images} training "
-                "images for a cluster, so that labels say little but which image it is; about 10 clusters per expected "
-                f"class are usual, e.g. {max(2, images // 50)}"]
+        return sparse_clusters_advice(max(len(count) for count in self.counts), images)
 
     # ---------------------------------------------------------------------------------------------- once an epoch
     @paddle.no_grad()

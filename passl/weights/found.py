@@ -52,7 +52,7 @@ class Found:
             return "linear probe"
         if not self.architecture:
             return "projection head" if self.embedding else "part of a trunk"
-        if self.layout.startswith("sela"):
+        if self.layout.startswith("sela") or "top_layer0.weight" in self.sources:
             return "SeLa pretraining"
         return "classifier" if self.classes else "trunk"
 

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from passl.data import DataError
+from passl.data.batch import BatchLayout
+from passl.data.workers import WorkerPool
 from tests.data.test_loader import multi_crop
 
 pytestmark = pytest.mark.dist
@@ -53,6 +57,30 @@ def test_a_bad_file_in_a_worker_is_named_and_the_loader_goes_on(tree):
     (tree / "05.jpg").write_bytes(good)
     assert len(list(loader.epoch(0))) == 4  # answers of the abandoned epoch do not leak into this one
     loader.close()
+
+
+class Slow:
+    """Samples of one pixel with the number of their epoch; sample 5 of epoch 0 takes its time."""
+
+    def __init__(self):
+        self.skipped, self.samples = {}, SimpleNamespace(path=str)
+
+    def __getitem__(self, entry):
+        if entry == (0, 5):
+            time.sleep(0.3)
+        return [np.full((1, 1, 3), entry[0], np.uint8)], entry[1]
+
+
+def test_a_worker_behind_with_an_abandoned_run_does_not_write_into_the_next():
+    dataset = Slow()
+    pool = WorkerPool(dataset, BatchLayout(dataset[0, 0]), batch_size=4, num_workers=2, prefetch=1)
+    # A short batch is shared out otherwise: its second row is the second worker's, in a whole batch the first one's.
+    abandoned = pool.run([[(0, index) for index in range(4)], [(0, 4), (0, 5)]])
+    next(abandoned)
+    for crops, *_ in pool.run([[(1, index) for index in range(4)]] * 2):
+        time.sleep(0.4)
+        assert crops.max() == crops.min() == 1
+    pool.close()
 
 
 def test_skipped_files_are_reported_by_workers(tree, caplog, monkeypatch):

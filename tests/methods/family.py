@@ -1,11 +1,13 @@
 """A tiny data set and network on which every method of the family runs the same steps, on one process or several."""
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import paddle
 
 from passl import distributed
 from passl.methods import unmix
+from passl.models.cluster_heads import HEAD_KEYS
 from passl.registry import METHODS
 
 IMAGES, GLOBAL_BATCH, STEPS, EPOCHS = 27, 12, 2, 3  # three images of an epoch are dropped
@@ -15,6 +17,7 @@ MODELS = {
     "DeepClusterV2": {"nmb_prototypes": [4, 5, 6]},
     "SeLaV2": {"nmb_prototypes": [4, 5], "freeze_prototypes_niters": 1},
     "SeLaV2 soft": {"nmb_prototypes": [4, 5], "assignment": "soft", "freeze_prototypes_niters": 1},
+    "SeLa": {"nmb_prototypes": [4, 5], "label_optimizations": 3, "exponent": 10.0},
     "UnMixSwAV": {"nmb_prototypes": 6, "queue_length": 12, "epoch_queue_starts": 1, "freeze_prototypes_niters": 1},
     "UnMixSwAV reference": {"nmb_prototypes": 6, "unmix_compat": "reference", "unmix_prob": 0.0},
 }
@@ -24,10 +27,13 @@ def build(model, world_size=1, **overrides):
     options = {**MODELS[model], **overrides}
     backbone = {"type": "resnet18", "stem": "small", "base_channels": 4, "hidden_mlp": 8, "output_dim": 8,
                 "normalize": True, "nmb_prototypes": options.pop("nmb_prototypes")}
+    if not METHODS.get(model.split()[0]).has_embedding:
+        backbone = {key: value for key, value in backbone.items() if key not in HEAD_KEYS}
     paddle.seed(0)
     return METHODS.build({"name": model.split()[0], "backbone": backbone, **options},
                          batch_size=GLOBAL_BATCH // world_size, world_size=world_size, iterations_per_epoch=STEPS,
-                         crop_count=len(SIZES), dataset_size=IMAGES, class_count=None, seed=5)
+                         epochs=EPOCHS, crop_count=len(SIZES), dataset_size=IMAGES, class_count=None,
+                         seed=5)
 
 
 def crops(epoch, indices, dtype="float64"):
@@ -85,6 +91,9 @@ def train(model, mixing_ranks=1):
             if hasattr(method, "labels"):
                 labels.append(method.labels.numpy())
             for batch in batches(epoch, rank, world_size):
+                if method.pass_is_due(step):
+                    method.on_pass(step, partial(batches, EPOCHS + step, rank, world_size))
+                    labels.append(method.labels.numpy())
                 method.before_step(step)
                 loss, _ = method.training_step(batch, method.plan([batch])[0])
                 loss.backward()

@@ -44,7 +44,23 @@ def test_pretraining_builds(path, images):
     small = ["Model.queue_length=0"] if "swav" in path.name else ["Model.backbone.nmb_prototypes=[10,10,10]"]
     config = load(path, f"DataLoader.Train.dataset.root={images}", "DataLoader.Train.sampler.batch_size=130", *small)
     method = build_method(config, build_loader(config.DataLoader.Train, seed=0))
-    assert method.model.prototype_parameters()
+    assert method.trainable_parameters()
+
+
+def test_sela_recipe_values():
+    """sela.md 1.2 to 1.6, 8.1."""
+    config = load(ROOT / "tasks/ssl/sela/configs/sela_resnet50_224_pt_in1k_400ep_bs256_1n4c_dp_fp32.yaml")
+    model, optimizer, data = config.Model, config.Optimizer, config.DataLoader.Train.dataset
+    assert list(model.backbone.nmb_prototypes) == [3000] * 10
+    assert (model.temperature, model.exponent, model.label_optimizations, model.label_schedule_power) == (1, 25, 100, 2)
+    assert (model.sinkhorn_tolerance, model.sinkhorn_tolerance_mode) == (0.1, "sum")
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("Momentum", 0.9, 1e-5)
+    assert (optimizer.lr.learning_rate, optimizer.lr.milestones, optimizer.lr.gamma) == (0.05, [150, 300, 350], 0.1)
+    assert optimizer.lr.decay_unit == "epoch" and not optimizer.get("param_groups")
+    assert (config.Global.epochs, config.DataLoader.Train.sampler.batch_size * 4) == (400, 256)
+    assert (data.size_crops, data.num_crops, data.min_scale_crops, data.max_scale_crops) == ([224], [1], [0.08], [1.0])
+    assert (data.brightness, data.contrast, data.saturation, data.hue) == (0.4, 0.4, 0.4, 0.4)
+    assert (data.jitter_probability, data.grayscale_probability, data.blur_probability) == (1.0, 0.2, 0.0)
 
 
 @pytest.mark.parametrize("file, crops, scales, level", [

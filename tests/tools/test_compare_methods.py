@@ -7,7 +7,7 @@ from tests.engine.runs import CONFIG, write_images
 from tools.compare_methods import clustering_methods, main, parse, run_settings, table
 
 MODEL = {"name": "swav_resnet18_pretrain", "epsilon": 0.03, "queue_length": 8, "freeze_prototypes_epochs": 2,
-         "backbone": {"type": "resnet18", "nmb_prototypes": 6}}
+         "backbone": {"type": "resnet18", "output_dim": 4, "nmb_prototypes": 6}}
 BASE = {"Global": {"epochs": 1}, "Model": MODEL,
         "DataLoader": {"Train": {"dataset": {"size_crops": [16], "mean": [0.1] * 3, "std": [0.2] * 3}}}}
 
@@ -17,10 +17,12 @@ BASE = {"Global": {"epochs": 1}, "Model": MODEL,
     ("UnMixSwAV", {"epsilon", "queue_length", "freeze_prototypes_epochs"}, 6),
     ("SeLaV2", {"epsilon", "freeze_prototypes_epochs"}, [6, 6]),
     ("DeepClusterV2", set(), [6, 6]),
+    ("SeLa", set(), [6, 6]),
 ])
 def test_each_method_takes_the_keys_it_knows(method, keys, prototypes):
     settings = run_settings(BASE, method, 4, parse(["-c", "x.yaml", "--heads", "2", "--test", "folder"]))
     assert set(settings["Model"]) == keys | {"name", "backbone"} and settings["Model"]["name"] == method
+    assert settings["Model"]["backbone"].get("output_dim") == (None if method == "SeLa" else 4)
     assert settings["Model"]["backbone"]["nmb_prototypes"] == prototypes and settings["Global"]["seed"] == 4
     # Frozen as long as SwAV's, SeLa-v2's prototypes would never be trained; the usual freeze is one epoch.
     assert settings["Model"].get("freeze_prototypes_epochs") == {"SwAV": 2, "UnMixSwAV": 2, "SeLaV2": 1}.get(method)
@@ -29,7 +31,7 @@ def test_each_method_takes_the_keys_it_knows(method, keys, prototypes):
 
 
 def test_all_clustering_methods_are_compared():
-    assert clustering_methods() == ["DeepClusterV2", "SeLaV2", "SwAV", "UnMixSwAV"]
+    assert clustering_methods() == ["DeepClusterV2", "SeLa", "SeLaV2", "SwAV", "UnMixSwAV"]
     assert clustering_methods(["swav_resnet50_pretrain"]) == ["swav_resnet50_pretrain"]
     with pytest.raises(SystemExit, match="FineTune has no prototypes.*SeLaV2"):
         clustering_methods(["SwAV", "FineTune"])
@@ -68,7 +70,7 @@ def test_one_comparison(tmp_path, capsys):
                "--output", str(tmp_path / "compare"), "--table", str(tmp_path / "results.md")]
     main(command)
     runs = [json.loads(line) for line in (tmp_path / "compare" / "runs.jsonl").read_text().splitlines()]
-    assert [run["method"] for run in runs] == ["DeepClusterV2", "SeLaV2", "SwAV", "UnMixSwAV"]
+    assert [run["method"] for run in runs] == ["DeepClusterV2", "SeLa", "SeLaV2", "SwAV", "UnMixSwAV"]
     assert len({run["before"]["knn"] for run in runs}) == 1  # one network, one seed
     first = (tmp_path / "results.md").read_text()
     main(command)  # nothing is left to run

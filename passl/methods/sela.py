@@ -1,0 +1,183 @@
+"""SeLa: self-labelling by simultaneous clustering and representation learning (Asano, Rupprecht, Vedaldi 2020).
+
+The network predicts a label of every image by plain cross-entropy; now and then all labels are replaced by those that
+optimal transport makes of its predictions when every cluster has to be equally large. Both steps lower the same
+objective, -<Q, log P>.
+"""
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Iterable, List
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from passl import distributed
+from passl.clustering.balanced_labels import balanced_labels
+from passl.methods.base import Method, check_positive, full_precision, names
+from passl.methods.epoch_labels import sparse_clusters_advice
+from passl.methods.label_schedule import label_steps
+from passl.methods.memory_bank import MemoryBank
+from passl.models.cluster_heads import ClusterHeadModel, cluster_counts
+from passl.registry import METHODS
+
+
+@METHODS.register(*names("SeLa", "sela"),
+                  context=("batch_size", "world_size", "iterations_per_epoch", "epochs", "dataset_size", "seed"))
+class SeLa(Method):
+    """Hard labels of the whole data set under equipartition, optimised at a fixed number of moments of the run.
+
+    backbone: the trunk (passl/models/backbones.py), and nmb_prototypes: the number of clusters, or a list with one for
+      each linear classifier (10 x 3000 in the released ResNet-50). They stand on the pooled features: no projection
+      head, no unit length.
+    temperature: divides the logits, in loss and transport; 1 in the original.
+    exponent: lambda of the transport; 25 on ImageNet, 10 on CIFAR. Larger follows the network more closely and takes
+      more iterations.
+    label_optimizations: how many times labels are computed in the run, each time by a pass over the training images
+      without gradient; 100 in the released scripts. Fewer cost less; without any, labels would stay random.
+    label_schedule_power: they lie at (j / (label_optimizations - 1)) ** power of the run: 2 has most of them early, as
+      on ImageNet, 1 spreads them evenly, as on CIFAR.
+    label_pass_mode: of the network in that pass. 'train' (the original): batch norm uses the statistics of the batch
+      and goes on averaging them, so that labels come from the network that is trained; kept statistics lag behind it in
+      the first epochs, where most passes are, and before the first step are none at all. 'eval' (the authors' later
+      SeLaVi): labels do not depend on which images share a batch.
+    sinkhorn_tolerance: stop when image potentials change by less than this; see sinkhorn_tolerance_mode.
+    sinkhorn_tolerance_mode: the 'sum' over all images (0.1 in the original) or the 'mean' relative change of an image.
+      The sum gets stricter with the number of images: 0.1 on ImageNet is a mean of 8e-8; 'mean' with 1e-3 is cheaper.
+    sinkhorn_max_iterations: cap, with a warning when it is reached; the original has none and can run for ever.
+    """
+
+    prototype_heads = "several"
+    has_embedding = False
+    published_rates = ("Momentum", 0.05, 0.08)  # the original's README; what its scripts run with
+
+    def __init__(self, backbone: Dict[str, Any], temperature: float = 1.0, exponent: float = 25.0,
+                 label_optimizations: int = 100, label_schedule_power: float = 2.0, label_pass_mode: str = "train",
+                 sinkhorn_tolerance: float = 0.1, sinkhorn_tolerance_mode: str = "sum",
+                 sinkhorn_max_iterations: int = 2000, batch_size: int = 1, world_size: int = 1,
+                 iterations_per_epoch: int = 1, epochs: int = 1, dataset_size: int = 1, seed: int = 0):
+        clusters = cluster_counts(backbone)
+        if sinkhorn_tolerance_mode not in ("mean", "sum"):
+            raise ValueError(f"Model.sinkhorn_tolerance_mode is '{sinkhorn_tolerance_mode}'; choose mean or sum")
+        if label_pass_mode not in ("train", "eval"):
+            raise ValueError(f"Model.label_pass_mode is '{label_pass_mode}'; choose train or eval")
+        if label_optimizations < 1:
+            raise ValueError(f"Model.label_optimizations is {label_optimizations}: without any, the labels stay random "
+                             "and nothing is learnt; 100 is usual, at least 1")
+        check_positive(temperature=(temperature, 1.0), exponent=(exponent, 25.0),
+                       label_schedule_power=(label_schedule_power, 2.0), sinkhorn_tolerance=(sinkhorn_tolerance, 0.1),
+                       sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
+        images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
+        if max(clusters) > images:
+            raise ValueError(f"the {images} images of an epoch cannot fill {max(clusters)} clusters: lower "
+                             "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
+                             f"{max(2, images // 50)}")
+        self.model = ClusterHeadModel(backbone)
+        self.network = self.model
+        self.clusters = clusters
+        self.temperature = temperature
+        self.label_pass_mode = label_pass_mode
+        self.transport = dict(temperature=temperature, exponent=exponent, tolerance=sinkhorn_tolerance,
+                              tolerance_mode=sinkhorn_tolerance_mode, max_iterations=sinkhorn_max_iterations)
+        self.label_steps = np.array(label_steps(label_optimizations, epochs * iterations_per_epoch,
+                                                label_schedule_power))
+        self.optimizations_done = 0
+        self.rows = iterations_per_epoch * batch_size  # of a pass, on this rank
+        self.dtype = paddle.get_default_dtype()
+        self._set_labels(initial_labels(clusters, dataset_size, seed))
+        self.labels_changed = 0.0  # share of labels that the last optimisation replaced
+
+    @classmethod
+    def build_network(cls, backbone):
+        return ClusterHeadModel(backbone)
+
+    def _set_labels(self, table: np.ndarray) -> None:
+        self.labels = paddle.to_tensor(table)  # int64 [T, N]
+        self.counts = [np.bincount(row, minlength=count) for row, count in zip(table, self.clusters)]
+        self.clusters_used = float(np.mean([(count > 0).mean() for count in self.counts]))
+
+    def advice(self, global_batch, images, epochs):
+        warnings = sparse_clusters_advice(max(self.clusters), images)
+        moments = len(set(self.label_steps.tolist()))
+        if moments < len(self.label_steps):
+            warnings.append(f"Model.label_optimizations {len(self.label_steps)} fall on {moments} steps of this run: "
+                            f"labels are computed {moments} times")
+        return warnings
+
+    # ---------------------------------------------------------------------------------------------- labels
+    def _scheduled(self, position: int) -> int:
+        """How many optimisations lie at or before this place in the schedule."""
+        return int(np.searchsorted(self.label_steps, position, side="right"))
+
+    def pass_is_due(self, position):
+        # Counted, not looked up by step: an optimisation is made once, also when a run goes on with another batch size
+        # and its step does not occur any more.
+        return self._scheduled(position) > self.optimizations_done
+
+    @paddle.no_grad()
+    def on_pass(self, position: int, batches: Callable[[], Iterable[Dict[str, Any]]]) -> None:
+        """Replace the labels of all images that `batches()` shows, by their first crop; the others keep theirs."""
+        if self.label_pass_mode == "eval":
+            self.model.eval()
+        bank = MemoryBank(1, self.rows, self.model.num_features, self.dtype)
+        for batch in batches():
+            bank.push(self.model.extract_feat(batch["crops"][0]).unsqueeze(0), batch["index"].numpy())
+        self.train()
+        self._optimize_labels(bank.embeddings(0), bank.indices)
+        self.optimizations_done = self._scheduled(position)
+
+    @full_precision
+    def _optimize_labels(self, features: paddle.Tensor, indices: np.ndarray) -> None:
+        """Labels of every head from this rank's features [n, F] of images `indices` [n], joint over all ranks."""
+        shown = distributed.all_gather_rows(paddle.to_tensor(indices)).numpy()
+        # Ranks that share images unevenly show some twice; each counts once. They all have the same number of rows.
+        kept = np.sort(np.unique(shown, return_index=True)[1])
+        if len(kept) < len(shown):
+            own = kept - distributed.rank() * len(indices)
+            own = own[(own >= 0) & (own < len(indices))]
+            features = paddle.index_select(features, paddle.to_tensor(own))
+        table = self.labels.numpy().copy()
+        for head, layer in enumerate(self.model.heads()):
+            found = balanced_labels(features, layer.weight, layer.bias, **self.transport)
+            table[head, shown[kept]] = distributed.all_gather_rows(found.labels).numpy()
+        self.labels_changed = float((table != self.labels.numpy())[:, shown[kept]].mean())
+        self._set_labels(table)
+
+    # ---------------------------------------------------------------------------------------------- one step
+    def training_step(self, batch, plan):
+        crops = batch["crops"]
+        _, logits = self.network(crops)
+        loss = self._loss(logits, paddle.index_select(self.labels, batch["index"], axis=1), len(crops))
+        return loss, {"clusters_used": paddle.to_tensor(self.clusters_used),
+                      "labels_changed": paddle.to_tensor(self.labels_changed)}
+
+    @full_precision
+    def _loss(self, logits: List[paddle.Tensor], labels: paddle.Tensor, crops: int) -> paddle.Tensor:
+        """Cross-entropy of logits [V * B, K] with labels [T, B], mean over heads, crops and images."""
+        losses = [F.cross_entropy(rows / self.temperature, labels[head].tile([crops]))
+                  for head, rows in enumerate(logits)]
+        return sum(losses) / len(losses)
+
+    def histograms(self):
+        return {"prototype_usage": np.concatenate(self.counts)}
+
+    # ---------------------------------------------------------------------------------------------- state
+    def shared_state(self):
+        return {"labels": self.labels.numpy(), "optimizations_done": self.optimizations_done,
+                "labels_changed": self.labels_changed}
+
+    def load_shared_state(self, state):
+        labels = np.asarray(state["labels"])
+        if labels.shape != tuple(self.labels.shape):
+            raise ValueError(f"the checkpoint labels {labels.shape[1]} images for {labels.shape[0]} heads, this run "
+                             f"has {self.labels.shape[1]} and {self.labels.shape[0]}: resume with the data it was "
+                             "started with, or start a new run from its weights with Global.pretrained_model")
+        self._set_labels(labels)
+        self.optimizations_done = int(state["optimizations_done"])
+        self.labels_changed = float(state["labels_changed"])
+
+
+def initial_labels(clusters: List[int], images: int, seed: int) -> np.ndarray:
+    """Labels int64 [T, images] before the first optimisation: i mod K in random order, so that clusters are equal."""
+    return np.stack([np.random.default_rng([seed, head]).permutation(np.arange(images) % count)
+                     for head, count in enumerate(clusters)])
