@@ -63,13 +63,12 @@ def resize_box_before_blur(image: np.ndarray, box, size: int, sigma: float) -> T
     """
     top, left, height, width = box
     region = image[top:top + height, left:left + width]
-    down, across = (height / size) ** 2, (width / size) ** 2
-    excess = max(0.0, down - 1.0) + max(0.0, across - 1.0)
+    down, across = height * height / (size * size), width * width / (size * size)  # s^2 along each side
     if sigma >= 0.5 and down <= 4.0 and across <= 4.0:
         # (s^2 - 1) / 6 in pixels of the image is (1 - 1/s^2) / 6 in pixels of the crop; the mean of both axes.
         pending = max(0.0, 1.0 - 1.0 / down) + max(0.0, 1.0 - 1.0 / across)
         sigma = math.sqrt(sigma * sigma + pending / 12)
-    elif excess > _SMOOTH_ABOVE:
+    elif max(1.0, down) + max(1.0, across) > _SMOOTH_ABOVE:
         if down < 2.0 and across < 2.0:
             crop = cv2.resize(region, (size, size))
             return cv2.sepFilter2D(crop, -1, triangle_kernel(2.0 - 1.0 / max(1.0, across)),
@@ -85,4 +84,4 @@ def resize_box_before_blur(image: np.ndarray, box, size: int, sigma: float) -> T
 
 
 _HALVE_ABOVE = 5
-_SMOOTH_ABOVE = 2 * (1.15 ** 2 - 1)  # below 1.15 along both sides the smoothing changes well under one grey level
+_SMOOTH_ABOVE = 2 * 1.2 ** 2  # at 1.2 along both sides the smoothing changes a third of a grey level on average
