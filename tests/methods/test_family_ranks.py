@@ -14,7 +14,7 @@ def train_here():
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_equal_one_process_on_the_joined_data(tmp_path, world_size):
     runs = run_ranks(train_here, world_size, tmp_path, timeout=600)
     for model in MODELS:
