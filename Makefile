@@ -5,6 +5,7 @@ VENV ?= .venv-$(PADDLE)
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 TESTS ?= tests
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 # numpy 2 came after Paddle 2.6.2 was built
 NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 
@@ -32,16 +33,16 @@ quickstart: $(READY)
 	$(BIN)/python tools/quickstart.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
+	$(PYTEST) -m "not slow" $(TESTS)
 
 test-ranks: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "slow and dist" $(TESTS)
+	$(PYTEST) -m "slow and dist" $(TESTS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
+	$(PYTEST) -m slow $(TESTS)
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not dist" $(TESTS)
+	$(PYTEST) -m "not slow and not dist" $(TESTS)
 
 # A normal installation, not the editable one: the wheel holds the package, and the command trains outside the checkout.
 test-install: $(READY)

@@ -11,24 +11,29 @@ import pytest
 import passl
 from passl.cli import knn, probe
 from tests.cli.shared import SERIAL
+from tests.distributed.ranks import run_ranks
+
+
+def knn_here(arguments):
+    assert knn.main(arguments) == 0
 
 
 @pytest.mark.dist
-def test_knn_under_the_launcher(pretrained, pictures, tmp_path, capfd):
+def test_knn_on_two_ranks(pretrained, pictures, tmp_path, capfd):
     """`--` keeps the launcher from taking --train for an abbreviation of its own options."""
-    data = ["--train", str(pictures / "train"), "--test", str(pictures / "val"), "--k", "5", "--temperature", "0.1"]
-    results = []
-    for cache in ([], ["--cache", str(tmp_path / "cache")], ["--cache", str(tmp_path / "cache")]):
-        output = tmp_path / f"knn_{len(results)}.json"
-        (tmp_path / "knn_command.py").write_text("import sys\nfrom passl.cli.knn import main\nsys.exit(main())\n")
-        launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir",
-                  str(tmp_path / "log"), "--", str(tmp_path / "knn_command.py"), str(pretrained), *data, *cache,
-                  "--output", str(output), *SERIAL]
-        environment = {**os.environ, "PADDLE_DISTRI_BACKEND": "gloo"}
-        assert subprocess.run(launch, env=environment, timeout=300).returncode == 0
-        results.append(json.loads(output.read_text())["knn"])
-    assert knn.main([str(pretrained), *data, "--output", str(tmp_path / "one.json"), *SERIAL]) == 0
-    assert results == [json.loads((tmp_path / "one.json").read_text())["knn"]] * 3
+    outputs = [tmp_path / f"knn_{name}.json" for name in ("launched", "cached", "from cache", "one process")]
+    data = [str(pretrained), "--train", str(pictures / "train"), "--test", str(pictures / "val"), "--k", "5",
+            "--temperature", "0.1", *SERIAL]
+    (tmp_path / "knn_command.py").write_text("import sys\nfrom passl.cli.knn import main\nsys.exit(main())\n")
+    launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir",
+              str(tmp_path / "log"), "--", str(tmp_path / "knn_command.py"), *data, "--output", str(outputs[0])]
+    environment = {**os.environ, "PADDLE_DISTRI_BACKEND": "gloo"}
+    assert subprocess.run(launch, env=environment, timeout=300).returncode == 0
+    for output in outputs[1:3]:
+        run_ranks(knn_here, 2, tmp_path, arguments=[*data, "--cache", str(tmp_path / "cache"), "--output", str(output)])
+    knn_here([*data, "--output", str(outputs[3])])
+    results = [json.loads(output.read_text())["knn"] for output in outputs]
+    assert results == [results[3]] * 4
 
 
 def test_knn_and_probe_share_cached_features(pretrained, pictures, tmp_path, capsys):

@@ -25,7 +25,7 @@ MODELS = {
 
 def build(model, world_size=1, **overrides):
     options = {**MODELS[model], **overrides}
-    backbone = {"type": "resnet18", "stem": "small", "base_channels": 4, "hidden_mlp": 8, "output_dim": 8,
+    backbone = {"type": "resnet10", "stem": "small", "base_channels": 4, "hidden_mlp": 8, "output_dim": 8,
                 "normalize": True, "nmb_prototypes": options.pop("nmb_prototypes")}
     if not METHODS.get(model.split()[0]).has_embedding:
         backbone = {key: value for key, value in backbone.items() if key not in HEAD_KEYS}

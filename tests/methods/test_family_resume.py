@@ -5,14 +5,14 @@ import pytest
 from passl.engine.batches import on_device
 from tests.engine.runs import CONFIG, IMAGES, trainer, write_images
 
-BACKBONE = "{type: resnet18, normalize: True, hidden_mlp: 8, output_dim: 8, stem: small, base_channels: 4, " \
+BACKBONE = "{type: resnet10, normalize: True, hidden_mlp: 8, output_dim: 8, stem: small, base_channels: 4, " \
            "nmb_prototypes: %s}"
 MODELS = {
     "DeepClusterV2": "{name: DeepClusterV2, backbone: %s}" % (BACKBONE % [4, 6]),
     "SeLaV2": "{name: SeLaV2, freeze_prototypes_niters: 3, backbone: %s}" % (BACKBONE % [4, 6]),
     "SeLaV2 soft": "{name: SeLaV2, assignment: soft, freeze_prototypes_niters: 3, backbone: %s}" % (BACKBONE % 6),
     "SeLa": "{name: SeLa, label_optimizations: 6, exponent: 10.0, sinkhorn_tolerance: 1e-3, sinkhorn_tolerance_mode: "
-            "mean, backbone: {type: resnet18, stem: small, base_channels: 4, nmb_prototypes: [4, 6]}}",
+            "mean, backbone: {type: resnet10, stem: small, base_channels: 4, nmb_prototypes: [4, 6]}}",
     "UnMixSwAV": "{name: UnMixSwAV, queue_length: 8, epoch_queue_starts: 1, backbone: %s}" % (BACKBONE % 6),
 }
 

@@ -50,7 +50,6 @@ def test_the_table_gives_mean_and_range_over_seeds():
 
 
 @pytest.mark.slow
-@pytest.mark.dist
 def test_chain_with_one_step_of_each_training(tmp_path, capsys):
     from passl.quickstart.images import make_images
 

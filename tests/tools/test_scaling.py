@@ -6,7 +6,6 @@ import sys
 import pytest
 
 
-@pytest.mark.dist
 @pytest.mark.slow
 def test_table_of_a_tiny_network(repository):
     command = [sys.executable, str(repository / "tools" / "benchmarks" / "scaling.py"), "--arch", "resnet10"]
