@@ -17,7 +17,8 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _PADDLE_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
 _DEPTHS = {("bottleneck", (3, 4, 6, 3)): "resnet50", ("bottleneck", (3, 4, 23, 3)): "resnet101",
            ("bottleneck", (3, 8, 36, 3)): "resnet152", ("basic", (2, 2, 2, 2)): "resnet18",
-           ("basic", (3, 4, 6, 3)): "resnet34", ("bottleneck", (2, 2, 2, 2)): "resnet26"}
+           ("basic", (3, 4, 6, 3)): "resnet34", ("bottleneck", (2, 2, 2, 2)): "resnet26",
+           ("basic", (1, 1, 1, 1)): "resnet10"}
 
 
 def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dict[str, np.ndarray], Found]:

@@ -13,11 +13,11 @@ def test_eval_needs_no_optimizer_and_writes_metrics(trained_probe, tmp_path, cap
     (tmp_path / "eval.yaml").write_text(config[:start] + config[end:])
     arguments = ["-c", str(tmp_path / "eval.yaml"), "-o", f"Global.output_dir={tmp_path}/out"]
     assert eval.main([*arguments, f"Global.pretrained_model={trained_probe}/best"]) == 0
-    metrics = json.loads((tmp_path / "out/swav_resnet18_linearprobe/eval/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "out/swav_resnet10_linearprobe/eval/metrics.json").read_text())
     trained = [json.loads(line) for line in (trained_probe / "metrics.jsonl").read_text().splitlines()]
     assert metrics["top1"] == pytest.approx(max(record.get("eval_top1", 0) for record in trained))
     assert metrics["images"] == 7 and set(metrics["class_accuracy"]) == {"colour_0", "colour_1", "colour_2"}
-    assert {path.name for path in (tmp_path / "out/swav_resnet18_linearprobe/eval").iterdir()} == {
+    assert {path.name for path in (tmp_path / "out/swav_resnet10_linearprobe/eval").iterdir()} == {
         "metrics.json", "confusion_matrix.csv", "confusion_matrix.png"}
     assert '"top1"' in capsys.readouterr().out
 
@@ -29,7 +29,7 @@ def test_eval_numbers_classes_as_in_training(trained_probe, pictures, tmp_path, 
         status = eval.main(["-c", str(trained_probe / "config.yaml"), "-o", f"Global.output_dir={tmp_path}/out",
                             f"Global.pretrained_model={trained_probe}/best", f"DataLoader.Eval.dataset.root={root}",
                             *overrides])
-        return status or json.loads((tmp_path / "out/swav_resnet18_linearprobe/eval/metrics.json").read_text())
+        return status or json.loads((tmp_path / "out/swav_resnet10_linearprobe/eval/metrics.json").read_text())
 
     whole = evaluate(pictures / "val")["class_accuracy"]
     for name in ("colour_1", "colour_2"):
@@ -48,7 +48,7 @@ def test_eval_numbers_classes_as_in_training(trained_probe, pictures, tmp_path, 
 @pytest.mark.parametrize("override, message", [
     ("Global.pretrained_model=null", "nothing to evaluate"), ("Global.pretrained_model=nowhere", "no weights at"),
     ("DataLoader.Eval=null", "DataLoader.Eval is missing"),
-    ("Model={name: swav_resnet18_pretrain, backbone: {type: resnet18}}", "has no classifier")])
+    ("Model={name: swav_resnet10_pretrain, backbone: {type: resnet10}}", "has no classifier")])
 def test_eval_says_what_is_missing(trained_probe, tmp_path, capsys, override, message):
     arguments = ["-c", str(trained_probe / "config.yaml"), "-o", f"Global.output_dir={tmp_path}",
                  f"Global.pretrained_model={trained_probe}/best", override]

@@ -16,7 +16,7 @@ def test_export_options(options, message, capsys):
 def test_export_by_config_and_by_model(trained_probe, pretrained, tmp_path, capsys):
     assert export.main(["-c", str(trained_probe / "config.yaml"), "-o", f"Global.output_dir={tmp_path}", "Export="
                         "{input_shape: [null, 3, 16, 16]}", f"Global.pretrained_model={trained_probe}/best"]) == 0
-    assert (tmp_path / "swav_resnet18_linearprobe.pdiparams").is_file()
+    assert (tmp_path / "swav_resnet10_linearprobe.pdiparams").is_file()
     assert export.main(["--model", str(pretrained), "--to", str(tmp_path / "trunk")]) == 0
     out = capsys.readouterr().out  # the run prepares images of 16 pixels
     assert "trunk.pdiparams" in out and "[any, 3, 16, 16]" in out

@@ -67,5 +67,5 @@ def test_warnings_are_lines_of_the_command(tmp_path):
 
 
 def test_random_weights_are_no_features(pictures, tmp_path, capsys):
-    assert embed.main(["resnet18", str(pictures), "--output", str(tmp_path / "x"), *SERIAL]) == 1
+    assert embed.main(["resnet10", str(pictures), "--output", str(tmp_path / "x"), *SERIAL]) == 1
     assert "random weights" in capsys.readouterr().err

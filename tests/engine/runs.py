@@ -29,7 +29,7 @@ Global: {{epochs: 3, output_dir: {output}, device: cpu, print_batch_step: 2, pro
          max_num_latest_checkpoint: 2}}
 Model:
   name: SwAV
-  backbone: {{type: resnet18, normalize: True, hidden_mlp: 8, output_dim: 8, nmb_prototypes: 6,
+  backbone: {{type: resnet10, normalize: True, hidden_mlp: 8, output_dim: 8, nmb_prototypes: 6,
              stem: small, base_channels: 4}}
   queue_length: 8
   epoch_queue_starts: 1

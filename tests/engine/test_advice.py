@@ -30,7 +30,7 @@ def test_other_optimizers_have_other_rates(config):
 
 
 @pytest.mark.parametrize("override, said", [
-    ("Model.name=swav_resnet50w4_pretrain", "swav_resnet50w4_pretrain speaks of resnet50w4 but .*type is resnet18"),
+    ("Model.name=swav_resnet50w4_pretrain", "swav_resnet50w4_pretrain speaks of resnet50w4 but .*type is resnet10"),
     ("Loss.Train=[{CELoss: {weight: 1.0}}]", "Loss has no effect: SwAV brings its own loss"),
     ("Metric.Train=[{TopkAcc: {topk: [1]}}]", "Metric has no effect"),
     ("Model.backbone.normalize=False", "normalize is not True: .* unit sphere")])
@@ -41,5 +41,5 @@ def test_parts_of_a_config_that_say_something_else(config, override, said):
 
 
 def test_nothing_is_said_about_a_sound_config(config):
-    run = trainer(config, "Model.name=swav_resnet18_pretrain")
+    run = trainer(config, "Model.name=swav_resnet10_pretrain")
     assert idle_sections(run.config, run.method) == []

@@ -201,7 +201,7 @@ def test_a_refused_resume_keeps_the_config_that_it_points_to(config, used, capsy
 @pytest.mark.parametrize("change, message", [
     (["Optimizer={name: AdamW, lr: {name: TimmCosine, learning_rate: 0.01}}"],
      "written with Optimizer.name MomentumLARC, this run has AdamW"),
-    (["Model.name=swav_resnet18_pretrain"], "written with Model.name SwAV, this run has swav_resnet18_pretrain"),
+    (["Model.name=swav_resnet10_pretrain"], "written with Model.name SwAV, this run has swav_resnet10_pretrain"),
 ], ids=["optimizer", "model"])
 def test_another_optimizer_or_model_is_refused(config, used, capsys, change, message):
     assert command(config, *change, f"Global.checkpoint={used / 'latest'}") == 1

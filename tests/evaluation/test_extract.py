@@ -78,7 +78,7 @@ def test_unreadable_images_are_left_out(tmp_path, caplog):
 
 
 def test_trunk_features_and_modes(tmp_path):
-    network = BACKBONES.build({"type": "resnet18", "stem": "small", "base_channels": 4, "output_dim": 8,
+    network = BACKBONES.build({"type": "resnet10", "stem": "small", "base_channels": 4, "output_dim": 8,
                                "nmb_prototypes": 5}, key="type")
     network.train()
     network.encoder.layer1.eval()

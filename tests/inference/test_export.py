@@ -29,8 +29,8 @@ def test_parity(request, tmp_path, source, output):
 
 
 @pytest.mark.parametrize("name, options", [
-    ("resnet18", {}), ("swav_resnet18_finetune", {"class_num": 4}),
-    ("swav_resnet18_linearprobe", {"class_num": 4, "global_pooling": False, "use_bn": True})])
+    ("resnet10", {}), ("swav_resnet10_finetune", {"class_num": 4}),
+    ("swav_resnet10_linearprobe", {"class_num": 4, "global_pooling": False, "use_bn": True})])
 def test_every_head(tmp_path, name, options):
     model = passl.get_model(name, stem="small", base_channels=4, **options)
     model.card.has_classifier = True
@@ -40,7 +40,7 @@ def test_every_head(tmp_path, name, options):
 
 
 def test_the_check_finds_a_difference(tmp_path, monkeypatch):
-    model = passl.get_model("resnet18", stem="small", base_channels=4)
+    model = passl.get_model("resnet10", stem="small", base_channels=4)
     real = export_module.run_exported
     monkeypatch.setattr(export_module, "run_exported", lambda prefix, images: real(prefix, images) * 1.0001)
     with pytest.raises(RuntimeError, match="differs from the live one by"):
@@ -48,16 +48,16 @@ def test_the_check_finds_a_difference(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_exported(tmp_path, monkeypatch):
-    trunk = passl.get_model("resnet18", stem="small", base_channels=4)
+    trunk = passl.get_model("resnet10", stem="small", base_channels=4)
     with pytest.raises(ValueError, match="no projection head"):
         export(trunk, tmp_path / "net", SHAPE, "embedding")
-    headed = passl.get_model("swav_resnet18_pretrain", base_channels=4)
-    with pytest.raises(ValueError, match="projection head of swav_resnet18_pretrain is untrained"):
+    headed = passl.get_model("swav_resnet10_pretrain", base_channels=4)
+    with pytest.raises(ValueError, match="projection head of swav_resnet10_pretrain is untrained"):
         export(headed, tmp_path / "net", SHAPE, "embedding")
     with pytest.raises(ValueError, match="no classifier"):
         export(trunk, tmp_path / "net", SHAPE, "logits")
     with pytest.raises(ValueError, match="would be random"):
-        export(passl.get_model("swav_resnet18_linearprobe", stem="small", base_channels=4), tmp_path / "net", SHAPE)
+        export(passl.get_model("swav_resnet10_linearprobe", stem="small", base_channels=4), tmp_path / "net", SHAPE)
     with pytest.raises(ValueError, match="batch, 3, height, width"):
         export(trunk, tmp_path / "net", [None, 224, 224])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -67,7 +67,7 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
 
 def test_onnx_is_run_and_compared(tmp_path, monkeypatch):
     """With stand-ins for paddle2onnx and onnxruntime, which are optional."""
-    model = passl.get_model("resnet18", stem="small", base_channels=4)
+    model = passl.get_model("resnet10", stem="small", base_channels=4)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: name == "paddle2onnx" or find_spec(name, *rest))
     monkeypatch.setattr(paddle.onnx, "export", lambda network, prefix, **_: Path(f"{prefix}.onnx").write_text(""))

@@ -57,7 +57,7 @@ def test_released_name_takes_the_heads_of_another_file(tmp_path):
 
 @pytest.mark.parametrize("name, hidden, norm", [
     ("swav_resnet50w2_pretrain", 8192, True), ("swav_resnet50w4", 8192, True),
-    ("swav_resnet50w5_pretrain", 10240, False), ("swav_resnet18_pretrain", 2048, True)])
+    ("swav_resnet50w5_pretrain", 10240, False), ("swav_resnet10_pretrain", 2048, True)])
 def test_without_a_file_the_head_is_the_release_s(name, hidden, norm):
     model = passl.get_model(name, base_channels=2)
     head = getattr(model, "res_model", model).projection_head
@@ -159,7 +159,7 @@ def test_weights_option_of_the_commands_takes_two_files(tmp_path, monkeypatch):
     monkeypatch.setattr(passl, "get_model", lambda name, pretrained: asked.append((name, pretrained)))
     parser = make_model_parser("passl-embed", "")
     for arguments in ([], ["--weights", "released"], ["--weights", "a", "--weights", "b"]):
-        open_model(parser.parse_args(["resnet18", "--device", "cpu", "--threads", "1", *arguments]))
+        open_model(parser.parse_args(["resnet10", "--device", "cpu", "--threads", "1", *arguments]))
     assert [weights for _, weights in asked] == [None, True, ["a", "b"]]
 
 

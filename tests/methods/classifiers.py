@@ -6,7 +6,7 @@ from PIL import Image
 
 from passl.config import check, load_config
 
-BACKBONE = "type: resnet18, stem: small, base_channels: 4"
+BACKBONE = "type: resnet10, stem: small, base_channels: 4"
 
 CONFIG = """
 Global:
@@ -35,9 +35,9 @@ DataLoader:
     loader: {{num_workers: 0}}
 Metric: {{Train: [{{TopkAcc: {{topk: [1, 2]}}}}], Eval: [{{TopkAcc: {{topk: [1, 2]}}}}]}}
 """
-PROBE = (f"{{name: swav_resnet18_linearprobe, backbone: {{{BACKBONE}, output_dim: 0, eval_mode: True}}, class_num: 3, "
+PROBE = (f"{{name: swav_resnet10_linearprobe, backbone: {{{BACKBONE}, output_dim: 0, eval_mode: True}}, class_num: 3, "
          "allow_untrained_trunk: True}")
-FINE_TUNE = f"{{name: swav_resnet18_finetune, backbone: {{{BACKBONE}, output_dim: 3}}}}"
+FINE_TUNE = f"{{name: swav_resnet10_finetune, backbone: {{{BACKBONE}, output_dim: 3}}}}"
 PROBE_OPTIMIZER = ("{name: Momentum, momentum: 0.9, weight_decay: 1e-6, lr_decay_unit: epoch, "
                    "lr: {name: TimmCosine, learning_rate: 0.3}}")
 FINE_TUNE_OPTIMIZER = """

@@ -21,7 +21,7 @@ from tests.methods.classifiers import (
     write_squares,
 )
 
-BACKBONE = {"type": "resnet18", "stem": "small", "base_channels": 4}
+BACKBONE = {"type": "resnet10", "stem": "small", "base_channels": 4}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_validation_every_few_steps(tmp_path, images):
 
 def test_pretrained_trunk_is_loaded_and_the_head_is_not(tmp_path, images, caplog):
     caplog.set_level("INFO", "passl")
-    method = METHODS.build({"name": "swav_resnet18_pretrain", "backbone": {**BACKBONE, "output_dim": 3,
+    method = METHODS.build({"name": "swav_resnet10_pretrain", "backbone": {**BACKBONE, "output_dim": 3,
                                                                            "nmb_prototypes": 5}})
     path = str(tmp_path / "pretrained")
     paddle.save({name: tensor.numpy() for name, tensor in method.model.state_dict().items()}, path + ".pdparams")

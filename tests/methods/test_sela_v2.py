@@ -78,7 +78,7 @@ def test_soft_targets_are_on_the_device_in_blocks_only(monkeypatch):
 def test_size_of_soft_targets_is_said():  # zeros that nobody touches take no memory
     with pytest.warns(UserWarning, match="15 GiB of host memory in every process and 15 GiB of every checkpoint"):
         family.METHODS.build({"name": "SeLaV2", "assignment": "soft", "backbone": {
-            "type": "resnet18", "stem": "small", "base_channels": 4, "output_dim": 8, "nmb_prototypes": [4000]}},
+            "type": "resnet10", "stem": "small", "base_channels": 4, "output_dim": 8, "nmb_prototypes": [4000]}},
             dataset_size=1_000_000, crop_count=2, iterations_per_epoch=4000)
 
 

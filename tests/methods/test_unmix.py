@@ -16,7 +16,7 @@ GOLDEN = load("unmix_s0.json")
 
 
 def build(compat="paper", prototypes=30, **options):
-    return UnMixSwAV({"type": "resnet18", "stem": "small", "base_channels": 4, "output_dim": 16, "normalize": True,
+    return UnMixSwAV({"type": "resnet10", "stem": "small", "base_channels": 4, "output_dim": 16, "normalize": True,
                       "nmb_prototypes": prototypes}, unmix_compat=compat, **options)
 
 

@@ -10,7 +10,7 @@ SMALL = {"stem": "small", "base_channels": 4}
 
 
 def test_one_batch_makes_evaluation_equal_to_training():
-    model = passl.get_model("resnet18", **SMALL)
+    model = passl.get_model("resnet10", **SMALL)
     images = paddle.randn([4, 3, 16, 16]) * 3 + 1
     model.train()
     with paddle.no_grad():
@@ -22,7 +22,7 @@ def test_one_batch_makes_evaluation_equal_to_training():
 
 
 def test_batches_are_averaged_and_heads_and_weights_stay():
-    model = passl.get_model("swav_resnet18_pretrain", hidden_mlp=8, nmb_prototypes=5, **SMALL)
+    model = passl.get_model("swav_resnet10_pretrain", hidden_mlp=8, nmb_prototypes=5, **SMALL)
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     batches = [paddle.randn([4, 3, 16, 16]) + shift for shift in (0.0, 2.0)]
     recalibrate_batch_norm(model, batches)
@@ -36,7 +36,7 @@ def test_batches_are_averaged_and_heads_and_weights_stay():
 
 def test_needs_images_and_batch_norm():
     with pytest.raises(ValueError, match="no images"):
-        recalibrate_batch_norm(passl.get_model("resnet18", **SMALL), [])
+        recalibrate_batch_norm(passl.get_model("resnet10", **SMALL), [])
     with pytest.raises(ValueError, match="no batch norm"):
         recalibrate_batch_norm(paddle.nn.Linear(2, 2), [])
 
