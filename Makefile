@@ -14,7 +14,7 @@ NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 help:
 	@echo "make quickstart            pretrain SwAV on this machine in a few minutes and see what it learnt"
 	@echo "make test [PADDLE=2.6.2]   the tests, several minutes on two cores, on one Paddle version"
-	@echo "make test-fast             without the long ones and those that start several processes"
+	@echo "make test-fast             without the long ones and those of several ranks"
 	@echo "make test-ranks            of the long ones those with several processes: n ranks = 1, lost ranks, kills, two nodes"
 	@echo "make test-slow             the long ones: full-size networks, kills, big fuzzing, two nodes"
 	@echo "make test-install          a normal installation has its commands"
