@@ -92,9 +92,17 @@ def _claimed(part: str) -> Iterator[BinaryIO]:
             except BlockingIOError:
                 _LOGGER.info(f"another process is downloading {part}; waiting for it")
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.exists(part) and os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
+            if _is_at(file, part):
                 yield file
                 return
+
+
+def _is_at(file: BinaryIO, path: str) -> bool:
+    """Whether `path` still names the open `file`; others may rename and delete at any moment, so it is asked once."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _fetch(url: str, file: BinaryIO) -> None:

@@ -3,13 +3,14 @@ import email.utils
 import hashlib
 import http.server
 import multiprocessing
+import os
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from passl.models import zoo
+from passl.models import download, zoo
 from passl.models.download import weights_file
 from passl.weights import CheckpointError
 from tests.weights.checkpoints import filled, legacy_stream, resnet_shapes
@@ -203,6 +204,23 @@ def test_of_several_processes_one_downloads(server, tmp_path, etag):
         paths = pool.starmap_async(weights_file, [(release, str(tmp_path))] * 3, chunksize=1).get(timeout=60)
     assert set(paths) == {str(tmp_path / "w.pth")} and server.requests == [None]
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS and names(tmp_path) == ["w.pth", "w.pth.sha256"]
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+def test_a_part_that_went_away_while_it_was_waited_for_is_claimed_anew(tmp_path, monkeypatch, change):
+    part, locks, flock = tmp_path / "w.pth.part", [], download.fcntl.flock
+
+    def other_process_was_faster(file, operation):
+        flock(file, operation)
+        locks.append(operation)
+        if len(locks) == 1:
+            part.unlink()
+            if change == "replaced":
+                part.write_bytes(b"newer")
+
+    monkeypatch.setattr(download.fcntl, "flock", other_process_was_faster)
+    with download._claimed(str(part)) as file:
+        assert os.path.samestat(os.fstat(file.fileno()), part.stat()) and len(locks) == 2
 
 
 @pytest.mark.dist
