@@ -81,26 +81,6 @@ def job_environments(count: int, extra: Optional[Mapping[str, str]] = None) -> L
     return [{**inherited, **variables, **(extra or {})} for variables in ranks]
 
 
-# Rank 0 should listen first: a rank that comes too early waits 3 s before it tries again.
-HEAD_START = 0.3
-
-
-def start_ranks(
-    command: Sequence[str], count: int, folder: Path, environment: Optional[Mapping[str, str]] = None
-) -> List[subprocess.Popen]:
-    """Start the ranks and return at once; outputs go to `folder/output.<rank>`. End them with `stop_ranks`."""
-    processes = []
-    for rank, variables in enumerate(job_environments(count, environment)):
-        with open(folder / f"output.{rank}", "wb") as output:
-            streams = {"stdout": output, "stderr": subprocess.STDOUT}
-            processes.append(
-                subprocess.Popen(list(command), cwd=folder, env=variables, start_new_session=True, **streams)
-            )
-        if rank == 0:
-            time.sleep(HEAD_START)
-    return processes
-
-
 class ForkedRank:
     """One rank as a fork of the server that has imported Paddle, with the part of Popen's face that is used here."""
 
@@ -136,6 +116,29 @@ def _run_forked(function: Callable, folder: Path, rank: int, variables: Mapping[
     initialize("cpu")
     numpy.savez(folder / f"result.{rank}.npz", **(function(**arguments) or {}))
     atexit._run_exitfuncs()  # forks end without them, a rank of its own would not
+
+
+def start_ranks(
+    target: Union[Callable, Sequence[str]],
+    count: int,
+    folder: Path,
+    environment: Optional[Mapping[str, str]] = None,
+    **arguments,
+) -> List[Union[subprocess.Popen, ForkedRank]]:
+    """Start the ranks and return at once; outputs go to `folder/output.<rank>`. End them with `stop_ranks`."""
+    processes: List[Union[subprocess.Popen, ForkedRank]] = []
+    for rank, variables in enumerate(job_environments(count, environment)):
+        if callable(target):
+            processes.append(ForkedRank(target, folder, rank, variables, arguments))
+        else:
+            with open(folder / f"output.{rank}", "wb") as output:
+                streams = {"stdout": output, "stderr": subprocess.STDOUT}
+                processes.append(
+                    subprocess.Popen(list(target), cwd=folder, env=variables, start_new_session=True, **streams)
+                )
+        if rank == 0:
+            time.sleep(0.3)  # rank 0 should listen first: a rank that comes too early waits 3 s before it tries again
+    return processes
 
 
 def _is_halted(process) -> bool:
@@ -177,14 +180,7 @@ def run_ranks(
     folder.mkdir()
     begin = time.monotonic()
     ended: Dict[int, float] = {}
-    if callable(target):
-        processes = []
-        for rank, variables in enumerate(job_environments(count, environment)):
-            processes.append(ForkedRank(target, folder, rank, variables, arguments))
-            if rank == 0:
-                time.sleep(HEAD_START)
-    else:
-        processes = start_ranks(target, count, folder, environment)
+    processes = start_ranks(target, count, folder, environment, **arguments)
     try:
         while len(ended) < count and time.monotonic() - begin < timeout:
             for rank, process in enumerate(processes):

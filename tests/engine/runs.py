@@ -24,6 +24,7 @@ def write_images(folder: Path, count=IMAGES, size=20, classes=2) -> Path:
     return folder
 
 
+# The network with the fewest batch norms: over gloo each costs two collectives a pass.
 CONFIG = """
 Global: {{epochs: 3, output_dir: {output}, device: cpu, print_batch_step: 2, progress: lines,
          max_num_latest_checkpoint: 2}}
