@@ -37,8 +37,9 @@ def jitter(image: np.ndarray, factors: Sequence[float], order: Sequence[int], gr
     mean = None  # mean grey value of `image`, computed when contrast asks for it
     for operation in order:
         factor = factors[operation]
-        # A turn of the hue changes places with what treats the three channels alike, but not with grey(x) or a clip.
-        if clips or operation == HUE and grey != 0.0:
+        # A turn of the hue changes places with what treats the three channels alike, but not with grey(x) or a clip;
+        # a clip comes to the same before and after a multiplication that carries what it cuts off further away.
+        if clips and not (operation == BRIGHTNESS and factor > 1.0) or operation == HUE and grey != 0.0:
             image = _mix(image, own, grey, offset)
             own, grey, offset, mean = 1.0, 0.0, 0.0, None
         clips = False if operation == HUE else factor > 1.0

@@ -7,7 +7,7 @@ from typing import Callable, Tuple
 import cv2
 import numpy as np
 
-from passl.data.smoothing import triangle_kernel
+from passl.data.smoothing import gaussian_blur, triangle_kernel
 
 _TRIES = 10
 
@@ -48,40 +48,34 @@ def resize_box(image: np.ndarray, box, size: int) -> np.ndarray:
 
     Approximates PIL's antialiased bilinear filter, a triangle that widens with the reduction factor s and so has
     variance s^2 / 6, at a fraction of its cost: OpenCV's plain bilinear interpolation supplies 1/6, and a small kernel
-    the remaining (s^2 - 1) / 6. The kernel is applied before the reduction, or, for s^2 below 2, where it makes little
-    difference, after it, on fewer pixels.
+    the remaining (s^2 - 1) / 6, before the reduction, or, for s up to 2, after it, on fewer pixels.
     """
-    return resize_box_before_blur(image, box, size, 0.0)[0]
+    crop, missing = cut_out(image, box, size)
+    return gaussian_blur(crop, 0.0, missing)
 
 
-def resize_box_before_blur(image: np.ndarray, box, size: int, sigma: float) -> Tuple[np.ndarray, float]:
-    """The crop of `resize_box` for one that is blurred by `sigma` later, and the deviation of the blur still to come.
+def cut_out(image: np.ndarray, box, size: int) -> Tuple[np.ndarray, Tuple[float, float]]:
+    """The crop of `resize_box` before the smoothing that may follow the reduction, and what that still lacks.
 
-    A blur of half a pixel or more hides what smoothing before the reduction would remove. Variances add, so that of the
-    smoothing is handed on. On photographs the mean difference to PIL's resize and the same blur is 0.5 to 0.8 grey
-    levels.
+    The latter are variances along x and y in pixels of the crop, squared, for `gaussian_blur`, which adds them to a
+    blur of its own.
     """
     top, left, height, width = box
     region = image[top:top + height, left:left + width]
     down, across = height * height / (size * size), width * width / (size * size)  # s^2 along each side
-    if sigma >= 0.5 and down <= 4.0 and across <= 4.0:
-        # (s^2 - 1) / 6 in pixels of the image is (1 - 1/s^2) / 6 in pixels of the crop; the mean of both axes.
-        pending = max(0.0, 1.0 - 1.0 / down) + max(0.0, 1.0 - 1.0 / across)
-        sigma = math.sqrt(sigma * sigma + pending / 12)
-    elif max(1.0, down) + max(1.0, across) > _SMOOTH_ABOVE:
-        if down < 2.0 and across < 2.0:
-            crop = cv2.resize(region, (size, size))
-            return cv2.sepFilter2D(crop, -1, triangle_kernel(2.0 - 1.0 / max(1.0, across)),
-                                   triangle_kernel(2.0 - 1.0 / max(1.0, down))), sigma
-        averaged = 0.0  # variance that halving has already added
-        while min(height, width) > _HALVE_ABOVE * size:  # photographs of several megapixels
-            height, width = (height + 1) // 2, (width + 1) // 2
-            region = cv2.resize(region, (width, height), interpolation=cv2.INTER_AREA)
-            averaged = averaged / 4 + 1 / 16
-            down, across = (height / size) ** 2 - 6 * averaged, (width / size) ** 2 - 6 * averaged
-        region = cv2.sepFilter2D(region, -1, triangle_kernel(max(1.0, across)), triangle_kernel(max(1.0, down)))
-    return cv2.resize(region, (size, size)), sigma
+    if down <= 4.0 and across <= 4.0:
+        # (s^2 - 1) / 6 in pixels of the image is (1 - 1 / s^2) / 6 in pixels of the crop. Half as much again comes
+        # closest to PIL at every s from 1 to 2: at these, interpolation takes in fewer pixels than PIL does.
+        missing = (0.25 - 0.25 / across if across > 1.0 else 0.0, 0.25 - 0.25 / down if down > 1.0 else 0.0)
+        return cv2.resize(region, (size, size)), missing
+    averaged = 0.0  # variance that halving has already added
+    while min(height, width) > _HALVE_ABOVE * size:  # photographs of several megapixels
+        height, width = (height + 1) // 2, (width + 1) // 2
+        region = cv2.resize(region, (width, height), interpolation=cv2.INTER_AREA)
+        averaged = averaged / 4 + 1 / 16
+        down, across = (height / size) ** 2 - 6 * averaged, (width / size) ** 2 - 6 * averaged
+    region = cv2.sepFilter2D(region, -1, triangle_kernel(max(1.0, across)), triangle_kernel(max(1.0, down)))
+    return cv2.resize(region, (size, size)), (0.0, 0.0)
 
 
 _HALVE_ABOVE = 5
-_SMOOTH_ABOVE = 2 * 1.2 ** 2  # at 1.2 along both sides the smoothing changes a third of a grey level on average

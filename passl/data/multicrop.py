@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from passl.data.colour import jitter
-from passl.data.geometry import random_box, resize_box_before_blur
+from passl.data.geometry import cut_out, random_box
 from passl.data.smoothing import gaussian_blur
 from passl.data.streams import uniform_draws
 
@@ -60,8 +60,8 @@ class MultiCrop:
     def __call__(self, image: np.ndarray, key: int) -> List[np.ndarray]:
         plans = self.plans(*image.shape[:2], key)
         # All crops are cut out first, while the image is in the cache.
-        crops = [resize_box_before_blur(image, plan.box, plan.size, plan.blur_sigma) for plan in plans]
-        return [_finish(crop, sigma, plan) for (crop, sigma), plan in zip(crops, plans)]
+        crops = [cut_out(image, plan.box, plan.size) for plan in plans]
+        return [_finish(crop, missing, plan) for (crop, missing), plan in zip(crops, plans)]
 
     def reduction(self, height: int, width: int) -> int:
         """1, 2, 4 or 8: by how much an image of this size may be reduced before it is cropped.
@@ -94,15 +94,15 @@ class MultiCrop:
     @staticmethod
     def apply(image: np.ndarray, plan: "CropPlan") -> np.ndarray:
         """The crop of `image` that `plan` describes, uint8 [S, S, 3]."""
-        return _finish(*resize_box_before_blur(image, plan.box, plan.size, plan.blur_sigma), plan)
+        return _finish(*cut_out(image, plan.box, plan.size), plan)
 
 
-def _finish(crop: np.ndarray, sigma: float, plan: "CropPlan") -> np.ndarray:
-    """What `plan` says after the reduction, with a blur of `sigma`; may overwrite `crop`."""
-    _, _, flip, order, factors, grayscale, _ = plan
+def _finish(crop: np.ndarray, missing: Tuple[float, float], plan: "CropPlan") -> np.ndarray:
+    """What `plan` says after the reduction, and the smoothing that is `missing` from that; may overwrite `crop`."""
+    _, _, flip, order, factors, grayscale, sigma = plan
     if flip:
         cv2.flip(crop, 1, crop)  # in place: new memory would be cold
-    crop = gaussian_blur(jitter(crop, factors, order, grayscale), sigma)
+    crop = gaussian_blur(jitter(crop, factors, order, grayscale), sigma, missing)
     return cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB) if grayscale else crop
 
 
