@@ -9,6 +9,9 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 # numpy 2 came after Paddle 2.6.2 was built
 NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 
+# The tests start a hundred processes, each of which would compile the same files anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install quickstart test test-fast test-ranks test-slow test-install lint clean
 
 help:
