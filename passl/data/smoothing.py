@@ -10,7 +10,7 @@ import numpy as np
 
 
 def gaussian_blur(image: np.ndarray, sigma: float, missing: Tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """Gaussian of standard deviation `sigma` pixels, cut at two and a half of them (PIL approximates it by box filters).
+    """Gaussian of standard deviation `sigma` pixels, cut at two and a half (PIL approximates it by box filters).
 
     missing: variances along x and y, pixels squared, of the smoothing that the image still lacks
     (`geometry.cut_out`): variances add, so one pass does both. One that would hardly be seen is left out.
