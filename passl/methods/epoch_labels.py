@@ -10,12 +10,12 @@ import paddle.nn.functional as F
 
 from passl import distributed
 from passl.methods.base import Method, check_positive, full_precision
+from passl.methods.label_table import labels_of_checkpoint, sparse_clusters_advice
 from passl.methods.memory_bank import MemoryBank
 from passl.methods.swav import check_crops
 from passl.models.heads import Prototypes
 from passl.models.pretrain import PretrainModel
 
-FEW_IMAGES = 5  # fewer for a cluster are worth a warning; ImageNet has 427
 GATHERED_BYTES = 64 * 2**20  # soft labels of all ranks that are on the device at a time
 UNLABELLED = -100  # an image of which the bank has no embedding: the loss leaves it out
 
@@ -29,15 +29,6 @@ class HeadLabels(NamedTuple):
     hard: np.ndarray
     counts: np.ndarray
     soft: Optional[np.ndarray] = None
-
-
-def sparse_clusters_advice(largest: int, images: int) -> List[str]:
-    """A warning when `largest`, the most clusters of a head, leaves few of the `images` for each."""
-    if images >= FEW_IMAGES * largest:
-        return []
-    return [f"Model.backbone.nmb_prototypes {largest} leaves {images / largest:.1f} of the {images} training images "
-            "for a cluster, so that labels say little but which image it is; about 10 clusters per expected class are "
-            f"usual, e.g. {max(2, images // 50)}"]
 
 
 class EpochLabels(Method):
@@ -198,11 +189,7 @@ class EpochLabels(Method):
         return state
 
     def load_shared_state(self, state):
-        labels = np.asarray(state["labels"])
-        if labels.shape != tuple(self.labels.shape):
-            raise ValueError(f"the checkpoint labels {labels.shape[1]} images for {labels.shape[0]} heads, this run "
-                             f"has {self.labels.shape[1]} and {self.labels.shape[0]}: resume with the data it was "
-                             "trained on, or start a new run from its weights with Global.pretrained_model")
+        labels = labels_of_checkpoint(state["labels"], self.labels)
         if self.targets is not None and "targets" not in state:
             raise ValueError("the checkpoint holds hard labels only: resume with Model.assignment: hard")
         self.epoch, self.labels = state["epoch"], paddle.to_tensor(labels)

@@ -15,8 +15,8 @@ import paddle.nn.functional as F
 from passl import distributed
 from passl.clustering.balanced_labels import balanced_labels
 from passl.methods.base import Method, check_positive, full_precision, names
-from passl.methods.epoch_labels import sparse_clusters_advice
 from passl.methods.label_schedule import label_steps
+from passl.methods.label_table import labels_of_checkpoint, sparse_clusters_advice
 from passl.methods.memory_bank import MemoryBank
 from passl.models.cluster_heads import ClusterHeadModel, cluster_counts
 from passl.registry import METHODS
@@ -167,12 +167,7 @@ class SeLa(Method):
                 "labels_changed": self.labels_changed}
 
     def load_shared_state(self, state):
-        labels = np.asarray(state["labels"])
-        if labels.shape != tuple(self.labels.shape):
-            raise ValueError(f"the checkpoint labels {labels.shape[1]} images for {labels.shape[0]} heads, this run "
-                             f"has {self.labels.shape[1]} and {self.labels.shape[0]}: resume with the data it was "
-                             "started with, or start a new run from its weights with Global.pretrained_model")
-        self._set_labels(labels)
+        self._set_labels(labels_of_checkpoint(state["labels"], self.labels))
         self.optimizations_done = int(state["optimizations_done"])
         self.labels_changed = float(state["labels_changed"])
 
