@@ -9,12 +9,11 @@ is 1.0000006 in the first layer and 1.0003 in the last. See docs/parity.md.
 """
 from __future__ import annotations
 
-import math
 from typing import Sequence, Type
 
-import paddle
 from paddle import nn
 
+from passl.models.convolution import Convolution
 from passl.models.recompute import recompute
 
 # stem name -> (kernel, stride, padding, max-pool)
@@ -27,21 +26,15 @@ STEMS = {
 }
 
 
-def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2D:
-    """Bias-free convolution with Kaiming-normal (fan-out, ReLU) weights; std = sqrt(2 / (kernel^2 * outputs))."""
-    weight = paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, math.sqrt(2.0 / (kernel * kernel * outputs))))
-    return nn.Conv2D(inputs, outputs, kernel, stride=stride, padding=padding, bias_attr=False, weight_attr=weight)
-
-
 class BasicBlock(nn.Layer):
     expansion = 1
 
     def __init__(self, inputs: int, planes: int, stride: int):
         super().__init__()
-        self.conv1 = convolution(inputs, planes, 3, stride, 1)
+        self.conv1 = Convolution(inputs, planes, 3, stride, 1)
         self.bn1 = nn.BatchNorm2D(planes)
         self.relu = nn.ReLU()
-        self.conv2 = convolution(planes, planes, 3, 1, 1)
+        self.conv2 = Convolution(planes, planes, 3, 1, 1)
         self.bn2 = nn.BatchNorm2D(planes)
         self.downsample = shortcut(inputs, planes * self.expansion, stride)
 
@@ -56,11 +49,11 @@ class Bottleneck(nn.Layer):
 
     def __init__(self, inputs: int, planes: int, stride: int):
         super().__init__()
-        self.conv1 = convolution(inputs, planes, 1)
+        self.conv1 = Convolution(inputs, planes, 1)
         self.bn1 = nn.BatchNorm2D(planes)
-        self.conv2 = convolution(planes, planes, 3, stride, 1)
+        self.conv2 = Convolution(planes, planes, 3, stride, 1)
         self.bn2 = nn.BatchNorm2D(planes)
-        self.conv3 = convolution(planes, planes * self.expansion, 1)
+        self.conv3 = Convolution(planes, planes * self.expansion, 1)
         self.bn3 = nn.BatchNorm2D(planes * self.expansion)
         self.relu = nn.ReLU()
         self.downsample = shortcut(inputs, planes * self.expansion, stride)
@@ -75,7 +68,7 @@ class Bottleneck(nn.Layer):
 def shortcut(inputs: int, outputs: int, stride: int):
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2D(outputs))
+    return nn.Sequential(Convolution(inputs, outputs, 1, stride), nn.BatchNorm2D(outputs))
 
 
 class ResNet(nn.Layer):
@@ -97,7 +90,7 @@ class ResNet(nn.Layer):
                              "width 1 are usual")
         kernel, stride, padding, pool = STEMS[stem]
         channels = base_channels * width
-        self.conv1 = convolution(3, channels, kernel, stride, padding)
+        self.conv1 = Convolution(3, channels, kernel, stride, padding)
         self.bn1 = nn.BatchNorm2D(channels)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2D(3, 2, 1) if pool else nn.Identity()
