@@ -4,8 +4,8 @@
 
 Contenders take turns on the same few images, many times, in processor time, so that other programs disturb little;
 medians over rounds, and medians of the per-round ratios, are printed. File contents are read beforehand.
-torchvision, albumentations and simplejpeg are timed when they are installed. All run with the settings of a data
-worker. Crops are SwAV's: 2 x 224 + 6 x 96.
+torchvision, albumentations and simplejpeg are timed when they are installed. Each has a process of its own with the
+settings of a data worker, so that none disturbs another's memory. Crops are SwAV's: 2 x 224 + 6 x 96.
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import argparse
 import gc
 import io
 import math
+import multiprocessing
 import random
 import statistics
 import time
@@ -155,30 +156,52 @@ def albumentations_pipeline(normalise: bool = False):
     return run
 
 
-def installed_contenders() -> dict:
-    offers = {"decode only, simplejpeg": simplejpeg_decoder, "torchvision": torchvision_pipeline,
-              "albumentations, uint8": albumentations_pipeline,
+# What makes each contender, a function of an image file's bytes and a number.
+CONTENDERS = {"passl": lambda: ours, "PIL, uint8": lambda: pil_pipeline,
+              "PIL, normalised float32": lambda: pil_with_normalisation,
+              "decode only, OpenCV": lambda: decode_opencv, "decode only, simplejpeg": simplejpeg_decoder,
+              "torchvision": torchvision_pipeline, "albumentations, uint8": albumentations_pipeline,
               "albumentations, normalised": lambda: albumentations_pipeline(normalise=True)}
-    found = {}
-    for name, build in offers.items():
-        try:
-            found[name] = build()
-        except ImportError as missing:
-            print(f"left out: {name} ({missing})")
-    return found
 
 
 # ---- measurement
 
-def race(contenders: dict, files: list, rounds: int) -> dict:
+def serve(connection, build, files: list) -> None:
+    """A contender's process: says None or what is missing, then answers a round's number with its ms per image."""
+    prepare_process()
+    try:
+        contender = build()
+    except ImportError as missing:
+        connection.send(str(missing))
+        return
+    for key, data in enumerate(files[:5]):
+        contender(data, key)
+    gc.freeze()  # as data workers do
+    connection.send(None)
+    while True:
+        number = connection.recv()
+        start = time.process_time()
+        for position, data in enumerate(files):
+            contender(data, number * len(files) + position)
+        connection.send(1000 * (time.process_time() - start) / len(files))
+
+
+def race(files: list, rounds: int) -> dict:
     """Milliseconds per image of every contender in every round; in a round they follow each other in random order."""
-    milliseconds = {name: [] for name in contenders}
+    connections = {}
+    for name, build in CONTENDERS.items():
+        connection, other = multiprocessing.Pipe()
+        multiprocessing.get_context("fork").Process(target=serve, args=(other, build, files), daemon=True).start()
+        missing = connection.recv()
+        if missing:
+            print(f"left out: {name} ({missing})")
+        else:
+            connections[name] = connection
+    milliseconds = {name: [] for name in connections}
     for number in range(rounds):
-        for name in random.sample(list(contenders), len(contenders)):
-            start = time.process_time()
-            for position, data in enumerate(files):
-                contenders[name](data, number * len(files) + position)
-            milliseconds[name].append(1000 * (time.process_time() - start) / len(files))
+        for name in random.sample(list(connections), len(connections)):
+            connections[name].send(number)
+            milliseconds[name].append(connections[name].recv())
     return milliseconds
 
 
@@ -244,11 +267,7 @@ def main() -> None:
     step = max(1, len(samples) // arguments.images)
     paths = [samples.path(index) for index in range(0, len(samples), step)][:arguments.images]
     files = [open(path, "rb").read() for path in paths]
-    contenders = {"passl": ours, "PIL, uint8": pil_pipeline, "PIL, normalised float32": pil_with_normalisation,
-                  "decode only, OpenCV": decode_opencv, **installed_contenders()}
-    race(contenders, files[:5], 1)
-    gc.freeze()  # as in a data worker
-    times = race(contenders, files, arguments.rounds)
+    times = race(files, arguments.rounds)
     print(f"\n{len(files)} images, {arguments.rounds} rounds, OpenCV {cv2.__version__}, one core, decoding included\n")
     print(f"{'':28}{'ms/image':>10}{'images/s':>10}{'time / passl':>14}")
     for name in sorted(times, key=lambda name: statistics.median(times[name])):
