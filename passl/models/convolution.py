@@ -38,7 +38,7 @@ class Convolution(nn.Conv2D):
         batch, positions = x.shape[0], height * width
         (top, bottom), (left, right) = self._taps(x.shape[2], height), self._taps(x.shape[3], width)
         weight = self.weight[:, :, top:bottom, left:right].flatten(1)
-        if self.kernel > 1:
+        if self.kernel > 1 or self.padding > 0:
             above, before = self.padding - top, self.padding - left
             below = max(0, (height - 1) * self.stride + bottom - top - above - x.shape[2])
             behind = max(0, (width - 1) * self.stride + right - left - before - x.shape[3])

@@ -29,7 +29,8 @@ def both(layer, x):
 
 
 @pytest.mark.parametrize("kernel, stride, padding", [
-    (1, 1, 0), (1, 2, 0), (2, 1, 0), (2, 2, 1), (3, 1, 0), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 3, 2), (7, 2, 3)])
+    (1, 1, 0), (1, 2, 0), (1, 2, 1), (2, 1, 0), (2, 2, 1), (3, 1, 0), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 3, 2),
+    (7, 2, 3)])
 def test_one_product_equals_the_plain_convolution(kernel, stride, padding, float64, monkeypatch):
     layer = Convolution(5, 6, kernel, stride, padding)
     layer.most_positions = 1000
