@@ -16,12 +16,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
-
-class UnknownComponent(KeyError):
-    """A name that no component of this kind is registered under; the message names the nearest one."""
-
-    def __str__(self) -> str:
-        return self.args[0]
+from passl.errors import UnknownComponent, UserError
 
 
 def nearest(name: str, candidates) -> str:
@@ -65,7 +60,7 @@ class Registry:
         def decorate(target):
             for name in names or (target.__name__,):
                 if name in self._entries and self._entries[name].target is not target:
-                    raise ValueError(f"{self.kind} '{name}' is registered twice")
+                    raise UserError(f"{self.kind} '{name}' is registered twice")
                 self._entries[name] = Entry(target, tuple(context), dict(legacy or {}))
             return target
 
@@ -133,7 +128,7 @@ class Registry:
 METHODS = Registry("method (Model.name)", "passl.methods")
 BACKBONES = Registry("backbone", "passl.models")
 DATASETS = Registry("dataset", "passl.data")
-TRANSFORMS = Registry("transform", "passl.data")
+TRANSFORMS = Registry("transform", "passl.data.augment")
 SAMPLERS = Registry("sampler", "passl.data")
 OPTIMIZERS = Registry("optimizer", "passl.optim")
 SCHEDULES = Registry("learning-rate schedule", "passl.optim")

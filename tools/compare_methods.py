@@ -119,7 +119,7 @@ def train_and_score(settings: dict, options) -> dict:
     from passl.cli.run import open_run
     from passl.config import check, load_config
     from passl.engine.trainer import Trainer
-    from passl.evaluation.loaders import bank_loader, evaluation_loader
+    from passl.evaluation.labelled_data import bank_loader, evaluation_loader
 
     path = options.output / f"{settings['Model']['name']}_seed_{settings['Global']['seed']}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from passl.data.samples import DataError  # noqa: E402
 from passl.data.subsets import subset_list  # noqa: E402
+from passl.errors import DataError  # noqa: E402
 
 
 def main(arguments=None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from passl.cli.arguments import make_parser, read_config  # noqa: E402
+from passl.cli.config_options import make_parser, read_config  # noqa: E402
 
 
 def main(arguments=None) -> int:
@@ -24,7 +24,7 @@ def main(arguments=None) -> int:
 
     from passl.data import build_loader
     from passl.engine.build import build_method
-    from passl.models.pretrained import WEIGHTS
+    from passl.weights.locate import WEIGHTS
 
     loader = build_loader(config.DataLoader.Train, seed=config.Global.seed)
     environment.seed_everything(config.Global.seed)

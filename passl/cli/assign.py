@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from passl.cli.models import check_output, make_model_parser, open_model, require_one_process
+from passl.cli.model_options import check_output, make_model_parser, open_model, require_one_process
 from passl.cli.run import run_guarded
+from passl.errors import UserError
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -63,7 +64,7 @@ def assign(options) -> None:
         if len(rows):
             parts.append(scores if options.balanced else assign_scores(scores, False, settings["temperature"]))
     if not parts:
-        raise ValueError("none of the images can be read")
+        raise UserError("none of the images can be read")
     if options.balanced:
         result = assign_scores([np.concatenate(head) for head in zip(*parts)], True, epsilon=settings["epsilon"],
                                iterations=options.iterations)
@@ -124,7 +125,7 @@ def write_csv(path: Path, paths: Sequence[str], result) -> None:
 
 def refuse_filled(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"--links {folder} is not empty: choose another folder or remove it")
+        raise UserError(f"--links {folder} is not empty: choose another folder or remove it")
 
 
 def make_links(folder: Path, paths: Sequence[str], clusters) -> None:

@@ -85,7 +85,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if to is None:
         parser.error(f"the suffix of {options.target} does not tell a target; add --to {{{','.join(TARGETS)}}}")
     if options.verify:
-        from passl.weights.verify import check_verifiable
+        from passl.inference.verify import check_verifiable
 
         check_verifiable(*recognise(read(options.source, inert=options.inert), layout))
     result = convert_file(options.source, options.target, to, part=options.part, layout=layout,
@@ -112,8 +112,8 @@ def _shortened(keys: List[str]) -> str:
 
 
 def _verify(options: argparse.Namespace, layout: Optional[str]) -> int:
+    from passl.inference.verify import fixed_input, largest_differences, numpy_forward, paddle_forward, paddle_network
     from passl.weights import read, recognise, to_passl_state
-    from passl.weights.verify import fixed_input, largest_differences, numpy_forward, paddle_forward, paddle_network
 
     images = fixed_input()
     reference = numpy_forward(*recognise(read(options.source, inert=options.inert), layout), images)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from passl.cli.models import make_model_parser, open_model, require_one_process, require_weights
+from passl.cli.model_options import make_model_parser, open_model, require_one_process, require_weights
 from passl.cli.run import run_guarded
 
 
@@ -23,7 +23,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     def embed() -> None:
         model = open_model(options)
         require_weights(model)
-        from passl.inference.embedding_folder import embed_to_folder
+        from passl.inference.embed import embed_to_folder
         from passl.inference.stream import find_images
 
         summary = embed_to_folder(model, find_images(options.images), Path(options.output), options.batch_size,

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import List, Optional
 
-from passl.cli.arguments import make_parser
+from passl.cli.config_options import make_parser
 from passl.cli.run import run_guarded
+from passl.errors import UserError
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -34,26 +35,26 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def run(config) -> dict:
     """Validate what `config` describes with its weights; rank 0 writes the files. Returns the metrics."""
     from passl import distributed
-    from passl.data.samples import DataError
     from passl.engine.evaluations import build_validation
     from passl.engine.log import LOGGER, LogLines
     from passl.engine.precision import Precision
+    from passl.errors import DataError
     from passl.evaluation.confusion_matrix import ConfusionMatrix
-    from passl.evaluation.loaders import number_as_trained
+    from passl.evaluation.labelled_data import number_as_trained
     from passl.inference.card import class_names_of
     from passl.inference.from_config import build_classifier, is_classifier
-    from passl.models.pretrained import find_weights
     from passl.weights import load_into
+    from passl.weights.locate import find_weights
 
     settings = config["Global"]
     weights = settings["pretrained_model"] or settings["checkpoint"]
     if not weights:
-        raise ValueError("nothing to evaluate: set Global.pretrained_model to the weights of a trained classifier, for "
+        raise UserError("nothing to evaluate: set Global.pretrained_model to the weights of a trained classifier, for "
                          "instance output/<Model.name>/best")
     if not (config.get("DataLoader") or {}).get("Eval"):
         raise DataError("DataLoader.Eval is missing: it names the images to evaluate on")
     if not is_classifier(config):
-        raise ValueError(f"{config['Model']['name']} has no classifier to evaluate: train a probe on it (a linearprobe "
+        raise UserError(f"{config['Model']['name']} has no classifier to evaluate: train a probe on it (a linearprobe "
                          "config), or use passl-knn")
     path = find_weights(weights)
     method = build_classifier(config, path)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import List, Optional
 
 import passl
-from passl.cli.arguments import read_config
-from passl.cli.models import MODEL_HELP
+from passl.cli.config_options import read_config
+from passl.cli.model_options import MODEL_HELP
 from passl.cli.run import run_guarded
+from passl.errors import UserError
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -48,18 +49,18 @@ def export_model(parser, options) -> None:
     section, prefix = {}, options.to
     if options.config:
         from passl.inference.from_config import model_of_config
-        from passl.models.pretrained import find_weights
+        from passl.weights.locate import find_weights
 
         config = read_config(parser, options, trains=False)
         section = config.get("Export") or {}
         prefix = prefix or str(Path(config.Global.output_dir) / config.Model.name)
         name = config.Global.pretrained_model or config.Global.checkpoint
         if not name:
-            raise ValueError("nothing to export: set Global.pretrained_model to trained weights")
+            raise UserError("nothing to export: set Global.pretrained_model to trained weights")
         model = model_of_config(config, find_weights(name))
     else:
         model = passl.get_model(options.model)
-    from passl.cli.models import require_weights
+    from passl.cli.model_options import require_weights
     from passl.inference.card import prepared_size
     from passl.inference.export import export
 

@@ -6,7 +6,7 @@ import sys
 from typing import Optional, Sequence
 
 from passl.cli.labelled_features import features_of, join_and_open, make_features_parser, shard_of
-from passl.cli.models import check_output
+from passl.cli.model_options import check_output
 from passl.cli.run import run_guarded
 
 
@@ -25,7 +25,7 @@ def knn(options) -> None:
     model = join_and_open(options)
     from passl import distributed
     from passl.evaluation.knn import knn_accuracy
-    from passl.evaluation.loaders import check_same_classes
+    from passl.evaluation.labelled_data import check_same_classes
 
     bank, bank_classes = shard_of(model, options.train, "train", options)
     queries, query_labels, classes = features_of(model, options.test, "test", options)

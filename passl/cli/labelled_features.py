@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from passl.cli.models import make_model_parser, open_model, require_weights
+from passl.cli.model_options import make_model_parser, open_model, require_weights
 
 
 def make_features_parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -49,10 +49,10 @@ def features_of(model, root: str, part: str, options: argparse.Namespace):
 def shard_of(model, root: str, part: str, options: argparse.Namespace):
     """(this rank's `Shard`, class names) of a labelled folder; only to save a --cache are shards brought together."""
     from passl import distributed
-    from passl.data.samples import DataError
+    from passl.errors import DataError
     from passl.evaluation.extract import Shard, extract_shard, gather
     from passl.evaluation.features import fingerprint, load_features, save_features
-    from passl.evaluation.loaders import evaluation_loader
+    from passl.evaluation.labelled_data import evaluation_loader
     from passl.inference.stream import digest
 
     if not os.path.exists(root):

@@ -8,7 +8,7 @@ import textwrap
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 if TYPE_CHECKING:
-    from passl.models.zoo import Release
+    from passl.weights.zoo import Release
 
 WIDTH = 120
 TRUNKS = {"swav": ("conv1", "bn1", "layer1 to layer4"),
@@ -23,7 +23,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="passl list-models", description="Released models that passl loads.")
     parser.add_argument("pattern", nargs="?", help="a name or shell pattern such as 'swav_*': prints whole entries")
     options = parser.parse_args(argv)
-    from passl.models.zoo import RELEASES, list_models, release, weights_folder
+    from passl.weights.zoo import RELEASES, list_models, release, weights_folder
 
     if options.pattern is None:
         print(table(RELEASES))
@@ -62,7 +62,7 @@ def _group(page: str, licence: str, members: Sequence[Release]) -> str:
 
 def entry(one: Release, folder: str) -> str:
     """Everything that is known of a release, for people; `folder` is where its file is looked for."""
-    from passl.weights.keymaps import LAYOUTS
+    from passl.weights.layouts.keymaps import LAYOUTS
 
     path = os.path.join(folder, one.file)
     norm = "with" if one.head_batch_norm else "without"

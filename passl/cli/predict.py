@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from passl.cli.models import check_output, make_model_parser, open_model, require_one_process
+from passl.cli.model_options import check_output, make_model_parser, open_model, require_one_process
 from passl.cli.run import run_guarded
+from passl.errors import UserError
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -41,7 +42,7 @@ def predict(options) -> None:
     classes = read_class_names(Path(options.classes)) if options.classes else model.card.classes
     if options.classes and not classes:
         problem = "there are no names in it" if Path(options.classes).is_file() else "there is no such file"
-        raise ValueError(f"--classes {options.classes}: {problem}; wanted is one class name a line, in the order of "
+        raise UserError(f"--classes {options.classes}: {problem}; wanted is one class name a line, in the order of "
                          "the outputs")
     samples = find_images(options.images)
     results: List[dict] = []
@@ -49,7 +50,7 @@ def predict(options) -> None:
                         options.batch_size, options.workers, options.skip_unreadable):
         scores = batch.output.numpy()
         if classes and len(classes) != scores.shape[1]:
-            raise ValueError(f"{len(classes)} class names for a classifier of {scores.shape[1]} classes: --classes "
+            raise UserError(f"{len(classes)} class names for a classifier of {scores.shape[1]} classes: --classes "
                              "names another file")
         for row in batch.readable.nonzero()[0]:
             path = samples.path(batch.start + int(row))

@@ -8,8 +8,9 @@ import time
 from typing import Optional, Sequence
 
 from passl.cli.labelled_features import features_of, join_and_open, make_features_parser
-from passl.cli.models import check_output
+from passl.cli.model_options import check_output
 from passl.cli.run import run_guarded
+from passl.errors import UserError
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 LARGEST_LOGISTIC = 1e8  # numbers, of which scikit-learn makes float64 copies; ImageNet has 26 times more
@@ -37,8 +38,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def probe(options) -> None:
     model = join_and_open(options)
     from passl import distributed
+    from passl.evaluation.labelled_data import check_same_classes
     from passl.evaluation.linear import best, logistic_probe, sgd_probe, table
-    from passl.evaluation.loaders import check_same_classes
 
     begin = time.monotonic()
     train, train_labels, train_classes = features_of(model, options.train, "train", options)
@@ -56,7 +57,7 @@ def probe(options) -> None:
                   f"copy of {train.size * 8 / 1e9:.1f} GB and one CPU's work; --strengths "
                   f"{' '.join(map(str, STRENGTHS))} runs it all the same")
     if not options.learning_rates and not strengths:
-        raise ValueError("nothing is left to train: give --learning-rates or --strengths")
+        raise UserError("nothing is left to train: give --learning-rates or --strengths")
     if options.learning_rates:
         results += sgd_probe(train, train_labels, test, test_labels, learning_rates=options.learning_rates,
                              epochs=options.epochs, seed=options.seed)

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from passl.cli.models import make_model_parser, open_model, require_one_process, require_weights
+from passl.cli.model_options import make_model_parser, open_model, require_one_process, require_weights
 from passl.cli.run import run_guarded
+from passl.errors import UserError
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -34,17 +35,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def recalibrate(options) -> None:
     model = open_model(options)
     require_weights(model)
-    from passl.data.samples import SampleList
-    from passl.data.transforms import ImageTransform
+    from passl.data.augment.transforms import ImageTransform
+    from passl.data.sources import SampleList
+    from passl.evaluation.recalibration import recalibrate_batch_norm
     from passl.inference.card import evaluation_transform, run_config, save_run
     from passl.inference.stream import find_images, stream
-    from passl.models.recalibrate import recalibrate_batch_norm
 
     samples = find_images(options.images)
     step = max(1, len(samples) // options.count)
     used = SampleList([samples.path(index) for index in range(0, len(samples), step)][:options.count])
     if len(used) < options.batch_size:
-        raise ValueError(f"{len(used)} images make no whole batch of {options.batch_size}, and only whole batches are "
+        raise UserError(f"{len(used)} images make no whole batch of {options.batch_size}, and only whole batches are "
                          f"measured: give more images or --batch-size {len(used)}")
     mean, std = ImageTransform(list(model.card.transform)).normalization
     model.card.transform = evaluation_transform(options.size, mean, std)

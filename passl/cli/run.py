@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator
 
-from passl.cli.arguments import read_config, without_training
+from passl.cli.config_options import read_config, without_training
 from passl.config import Config, ConfigError, ConfigWarning, check, load_config
 
 PACKAGE = os.path.join(str(Path(__file__).resolve().parents[1]), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 import sys
 from typing import List, Optional
 
-from passl.cli.arguments import make_parser, profiler_options
+from passl.cli.config_options import make_parser, profiler_options
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

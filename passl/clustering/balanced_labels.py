@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from passl.clustering.blocks import RowBlocks, default_collectives, raise_if_not_finite, reduce_over_ranks, to_numpy
+from passl.arrays import RowBlocks, default_collectives, raise_if_not_finite, reduce_over_ranks, to_numpy
+from passl.errors import UserError
 
 ERROR_PERIOD = 10  # the reference looks at the error at iterations 0, 10, 20, ...
 HOST_KERNEL_BYTES = 3 * 2**20  # of a float64 block: it, its float32 source and the features fit the cache together
@@ -66,16 +67,16 @@ def balanced_labels(inputs, weight=None, bias=None, *, temperature: float = 1.0,
         FloatingPointError: a logit on any rank is not finite (raised on all ranks).
     """
     if tolerance_mode not in ("sum", "mean"):
-        raise ValueError(f"tolerance_mode must be 'sum' or 'mean', got {tolerance_mode!r}")
+        raise UserError(f"tolerance_mode must be 'sum' or 'mean', got {tolerance_mode!r}")
     for name, value in (("temperature", temperature), ("exponent", exponent), ("tolerance", tolerance),
                         ("max_iterations", max_iterations)):
         if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+            raise UserError(f"{name} must be positive, got {value}")
     collectives = collectives or default_collectives()
     kernel = _Kernel(inputs, weight, bias, temperature, exponent, block_size, kernel_memory)
     images = int(reduce_over_ranks(np.array([kernel.rows]), "sum", collectives)[0])
     if images == 0:
-        raise ValueError("balanced_labels got no rows on any rank")
+        raise UserError("balanced_labels got no rows on any rank")
 
     log_scale = _start(kernel, collectives)
     column_sums = np.zeros(kernel.clusters)
@@ -115,7 +116,7 @@ class _Kernel:
 
     def __init__(self, inputs, weight, bias, temperature, exponent, block_size, kernel_memory):
         if weight is None and bias is not None:
-            raise ValueError("bias is given without weight: pass logits, or features with weight")
+            raise UserError("bias is given without weight: pass logits, or features with weight")
         self.exponent = exponent
         self.scale = exponent / temperature
         width = 0 if weight is None else int(weight.shape[-1])
@@ -124,16 +125,16 @@ class _Kernel:
         if weight is not None:
             shape = [int(size) for size in weight.shape]
             if len(shape) != 2 or shape[0] != self.inputs.columns:
-                raise ValueError(f"weight must be [{self.inputs.columns}, K] for features with {self.inputs.columns} "
+                raise UserError(f"weight must be [{self.inputs.columns}, K] for features with {self.inputs.columns} "
                                  f"columns, got {shape}")
             self.weight = self.inputs.matrix(to_numpy(weight)) * self.scale
             if bias is not None:
                 if [int(size) for size in bias.shape] != shape[1:]:
-                    raise ValueError(f"bias must be [{shape[1]}], got {list(bias.shape)}")
+                    raise UserError(f"bias must be [{shape[1]}], got {list(bias.shape)}")
                 self.bias = self.inputs.matrix(to_numpy(bias)) * self.scale
         self.rows, self.clusters = self.inputs.rows, width or self.inputs.columns
         if self.clusters < 1:
-            raise ValueError("balanced_labels needs at least one cluster")
+            raise UserError("balanced_labels needs at least one cluster")
         self.log_range = 80.0 if self.inputs.dtype == "float32" else 650.0  # exponents below it are lost
         self.peaks = np.zeros(self.rows)
         self.absorbed = np.zeros(self.clusters)

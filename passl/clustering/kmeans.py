@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from passl.clustering.blocks import RowBlocks, broadcast_from_first, default_collectives, reduce_over_ranks, to_numpy
+from passl.arrays import RowBlocks, broadcast_from_first, default_collectives, reduce_over_ranks, to_numpy
+from passl.errors import UserError
 
 
 class KMeansResult(NamedTuple):
@@ -45,15 +46,15 @@ def kmeans(features, num_clusters: int | None = None, *, iterations: int = 10, i
     if initial_centroids is not None:
         initial_shape = [int(size) for size in initial_centroids.shape]
         if len(initial_shape) != 2 or num_clusters not in (None, initial_shape[0]):
-            raise ValueError(f"initial_centroids must be [{num_clusters or 'K'}, D], got {initial_shape}")
+            raise UserError(f"initial_centroids must be [{num_clusters or 'K'}, D], got {initial_shape}")
         num_clusters = initial_shape[0]
     if num_clusters is None or num_clusters < 1:
-        raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
+        raise UserError(f"num_clusters must be at least 1, got {num_clusters}")
     if iterations < 0:
-        raise ValueError(f"iterations must not be negative, got {iterations}")
+        raise UserError(f"iterations must not be negative, got {iterations}")
     blocks = RowBlocks(features, "features", num_clusters, block_size)
     if initial_centroids is not None and initial_shape[1] != blocks.columns:
-        raise ValueError(f"initial_centroids have {initial_shape[1]} columns, features {blocks.columns}")
+        raise UserError(f"initial_centroids have {initial_shape[1]} columns, features {blocks.columns}")
     blocks.check_finite(collectives)
     if initial_centroids is None:
         centroids = _draw_rows(blocks, num_clusters, seed, collectives)
@@ -82,7 +83,7 @@ def _draw_rows(blocks: RowBlocks, num_clusters: int, seed, collectives) -> np.nd
     """`num_clusters` distinct rows of rank 0; zeros on the other ranks, which receive them by broadcast."""
     available = int(broadcast_from_first(np.array([blocks.rows], np.int64), collectives)[0])
     if available < num_clusters:
-        raise ValueError(f"cannot draw {num_clusters} initial centroids from the {available} rows of rank 0: "
+        raise UserError(f"cannot draw {num_clusters} initial centroids from the {available} rows of rank 0: "
                          "use fewer clusters, more images per rank, or pass initial_centroids")
     if collectives.rank() != 0:
         return np.zeros((num_clusters, blocks.columns))

@@ -7,7 +7,8 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from passl.clustering.blocks import default_collectives
+from passl.arrays import default_collectives
+from passl.errors import UserError
 
 
 class Assignments(NamedTuple):
@@ -43,15 +44,15 @@ def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=
     another collective.
     """
     if epsilon <= 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
+        raise UserError(f"epsilon must be positive, got {epsilon}")
     if iterations < 1:
-        raise ValueError(f"sinkhorn needs at least one iteration, got {iterations}")
+        raise UserError(f"sinkhorn needs at least one iteration, got {iterations}")
     is_tensor = isinstance(scores, paddle.Tensor)
     if not is_tensor:
         scores = np.asarray(scores)
     kind = str(scores.dtype).replace("paddle.", "")
     if len(scores.shape) not in (2, 3) or kind not in ("float16", "bfloat16", "float32", "float64"):
-        raise ValueError(f"sinkhorn needs float scores [N, K] or [A, N, K], got {kind} of shape {list(scores.shape)}")
+        raise UserError(f"sinkhorn needs float scores [N, K] or [A, N, K], got {kind} of shape {list(scores.shape)}")
     collectives = collectives or default_collectives()
     scores = scores if is_tensor else paddle.to_tensor(scores)
     if kind in ("float16", "bfloat16"):

@@ -3,9 +3,9 @@
     config = check(load_config("swav.yaml", ["Global.epochs=100"]))
     config.Global.epochs, config.where("Global.epochs")      # 100, '-o Global.epochs=100'
 """
-from .check import check
-from .config import Config
-from .errors import ConfigError, ConfigWarning
-from .loader import load_config
+from passl.config.check import check
+from passl.config.config import Config
+from passl.config.layers import load_config
+from passl.errors import ConfigError, ConfigWarning
 
 __all__ = ["Config", "ConfigError", "ConfigWarning", "check", "load_config"]

@@ -8,11 +8,10 @@ import os
 import sys
 from typing import Iterator, Sequence
 
+from passl.config.fields import Component, ComponentList, GroupList, Key, Section
+from passl.config.schema import SCHEMA
+from passl.config.typecheck import describe
 from passl.registry import nearest
-
-from .fields import Component, ComponentList, GroupList, Key, Section
-from .schema import SCHEMA
-from .typecheck import describe
 
 
 def lines(section: Section, path: str = "") -> Iterator[str]:

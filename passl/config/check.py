@@ -6,14 +6,13 @@ import warnings
 from typing import Any, Dict, List, Mapping, Optional
 
 import passl.registry
-from passl.registry import Registry, UnknownComponent, nearest
-
-from .config import DEFAULT, Config
-from .errors import ConfigError, ConfigWarning
-from .fields import ABSENT, REQUIRED, Component, ComponentList, GroupList, Key, Section, is_nested
-from .normalise import normalise
-from .schema import SCHEMA
-from .typecheck import Mismatch, convert, describe, describe_value
+from passl.config.config import DEFAULT, Config
+from passl.config.fields import ABSENT, REQUIRED, Component, ComponentList, GroupList, Key, Section, is_nested
+from passl.config.normalise import normalise
+from passl.config.schema import SCHEMA
+from passl.config.typecheck import Mismatch, convert, describe, describe_value
+from passl.errors import ConfigError, ConfigWarning, UnknownComponent
+from passl.registry import Registry, nearest
 
 REGISTRIES = ("METHODS", "BACKBONES", "DATASETS", "TRANSFORMS", "SAMPLERS", "OPTIMIZERS", "SCHEDULES", "LOSSES",
               "METRICS")

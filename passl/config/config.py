@@ -7,9 +7,8 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 import yaml
 
+from passl.config.scalars import parse_scalar
 from passl.registry import nearest
-
-from .scalars import parse_scalar
 
 DEFAULT = "default"
 IN_CODE = "set in code"

@@ -4,9 +4,9 @@ from __future__ import annotations
 import warnings
 from typing import List
 
-from .config import Config
-from .errors import ConfigWarning
-from .scalars import parse_scalar
+from passl.config.config import Config
+from passl.config.scalars import parse_scalar
+from passl.errors import ConfigWarning
 
 
 def normalise(config: Config) -> List[str]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from .config import Config
-from .errors import ConfigError
-from .scalars import parse_scalar
+from passl.config.config import Config
+from passl.config.scalars import parse_scalar
+from passl.errors import ConfigError
 
 
 def apply_override(config: Config, override: str) -> None:
@@ -55,7 +55,7 @@ def parse_value(text: str, origin: str) -> Any:
     """The value of an override: a scalar, or a list, mapping or quoted text in YAML flow form."""
     if text[:1] not in ("[", "{", "'", '"'):
         return parse_scalar(text)
-    from .loader import parse_yaml  # the loader applies overrides itself
+    from passl.config.layers import parse_yaml  # the loader applies overrides itself
     try:
         return parse_yaml("value: " + text, origin).plain()["value"]
     except ConfigError as error:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
-from .fields import ABSENT, REQUIRED, Component, ComponentList, GroupList, Key, Legacy, Section
+from passl.config.fields import ABSENT, REQUIRED, Component, ComponentList, GroupList, Key, Legacy, Section
+from passl.errors import UserError
 
 
 def _flags(flags: Dict[str, Any]) -> Dict[str, Any]:
     wrong = [name for name in flags if not name.startswith("FLAGS_")]
     if wrong:
-        raise ValueError(f"Paddle flags start with FLAGS_, '{wrong[0]}' does not")
+        raise UserError(f"Paddle flags start with FLAGS_, '{wrong[0]}' does not")
     return flags
 
 
@@ -24,18 +25,18 @@ def _batch_norm_mode(mode: Any) -> Any:
         return mode
     if isinstance(mode, dict) and list(mode) == ["group"] and type(mode["group"]) is int and mode["group"] > 0:
         return mode
-    raise ValueError("expected none, global or {group: <number of processes>}")
+    raise UserError("expected none, global or {group: <number of processes>}")
 
 
 def _growth(ratio: float) -> float:
     if not ratio > 1:
-        raise ValueError("must be above 1, or the scale never grows")
+        raise UserError("must be above 1, or the scale never grows")
     return ratio
 
 
 def _shrinkage(ratio: float) -> float:
     if not 0 < ratio < 1:
-        raise ValueError("must lie between 0 and 1, or the scale never shrinks")
+        raise UserError("must lie between 0 and 1, or the scale never shrinks")
     return ratio
 
 

@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any, Mapping
 
-from .scalars import parse_scalar
+from passl.config.scalars import parse_scalar
 
 _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
 _LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)

@@ -2,6 +2,6 @@
 from __future__ import annotations
 
 from passl.data.loader import Loader, build_loader
-from passl.data.samples import DataError
+from passl.errors import DataError
 
 __all__ = ["DataError", "Loader", "build_loader"]

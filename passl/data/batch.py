@@ -5,7 +5,7 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
-from passl.data.samples import DataError
+from passl.errors import DataError
 
 _ALIGNMENT = 64
 

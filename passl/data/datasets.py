@@ -5,11 +5,12 @@ from typing import Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
+from passl.data.augment.multicrop import MultiCrop, Photometric
+from passl.data.augment.transforms import ImageTransform
 from passl.data.decode import read_image
-from passl.data.multicrop import MultiCrop, Photometric
-from passl.data.samples import DataError, SampleList, few_shot_list, find_samples, labelled_list
-from passl.data.streams import Stream, stream_key
-from passl.data.transforms import ImageTransform
+from passl.data.random_streams import Stream, stream_key
+from passl.data.sources import SampleList, few_shot_list, find_samples, labelled_list
+from passl.errors import DataError
 from passl.registry import DATASETS
 
 _REPLACEMENT_STREAM = 0xBAD

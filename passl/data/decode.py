@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile
 
-from passl.data.samples import DataError
+from passl.errors import DataError
 
 # Half an image is not an image: a truncated file must raise, whatever another library has set this to.
 ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -5,6 +5,8 @@ from typing import Sequence
 
 import numpy as np
 
+from passl.errors import UserError
+
 
 class Normalizer:
     """(x / 255 - mean) / std and the change from NHWC to NCHW, as one multiply-add on the tensor's own device.
@@ -15,7 +17,7 @@ class Normalizer:
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         mean64, std64 = np.asarray(mean, np.float64), np.asarray(std, np.float64)
         if mean64.shape != (3,) or std64.shape != (3,) or not (std64 > 0).all():
-            raise ValueError(f"normalisation needs three means and three positive deviations, got mean {mean}, "
+            raise UserError(f"normalisation needs three means and three positive deviations, got mean {mean}, "
                              f"std {std}")
         self.mean, self.std = tuple(mean64.tolist()), tuple(std64.tolist())
         self._scale = (1.0 / (255.0 * std64)).astype(np.float32)

@@ -5,7 +5,7 @@ import logging
 from typing import Dict, Iterator, Mapping, Optional
 
 from passl.data.batch import BatchLayout
-from passl.data.samples import DataError
+from passl.errors import DataError
 from passl.registry import DATASETS, SAMPLERS, nearest
 
 LOGGER = logging.getLogger("passl")

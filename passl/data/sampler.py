@@ -5,8 +5,8 @@ from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from passl.data.samples import DataError
-from passl.data.streams import permutation
+from passl.data.random_streams import permutation
+from passl.errors import DataError
 from passl.registry import SAMPLERS
 
 _SHUFFLE_STREAM = 0x5A3F  # keeps the order of samples apart from the draws of any sample

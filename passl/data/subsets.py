@@ -6,7 +6,8 @@ from typing import List
 
 import numpy as np
 
-from passl.data.samples import DataError, find_samples
+from passl.data.sources import find_samples
+from passl.errors import DataError
 
 
 def deal(labels: np.ndarray, seed: int) -> np.ndarray:

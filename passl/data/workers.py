@@ -27,7 +27,7 @@ from typing import Dict, Iterable, Iterator, List
 import numpy as np
 
 from passl.data.batch import BatchLayout
-from passl.data.samples import DataError
+from passl.errors import DataError
 
 _PARENT_CHECK_SECONDS = 5.0
 _END_SECONDS = 10.0

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 
-from .collectives import (
+from passl.distributed.collectives import (
     CollectiveCount,
     JointFailure,
     RankFailure,
@@ -26,7 +26,7 @@ from .collectives import (
     wait_for_ranks,
     world_size,
 )
-from .initialize import Launch, LaunchError, check_launch_environment, initialize, launched_device
+from passl.distributed.initialize import Launch, LaunchError, check_launch_environment, initialize, launched_device
 
 # Modules that define Paddle layers or operators, imported when one of their names is first asked for.
 _LAZY = {

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
+from passl.errors import UserError
+
 
 def world_size() -> int:
     """Number of processes of the job, from the launch variables; 1 without a launcher."""
@@ -130,7 +132,7 @@ def all_reduce(tensor, op: str = "sum", group=None):
     and rounded once. Not differentiable: see `all_reduce_sum`. ValueError for another `op`.
     """
     if op not in ("sum", "max", "min"):
-        raise ValueError(f"all_reduce: op is {op!r}; choose sum, max or min")
+        raise UserError(f"all_reduce: op is {op!r}; choose sum, max or min")
     import paddle
 
     _count("all_reduce", tensor)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from paddle.autograd import PyLayer
 
-from .collectives import all_reduce
+from passl.distributed.collectives import all_reduce
 
 
 class _Sum(PyLayer):

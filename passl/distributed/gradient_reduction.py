@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import paddle
 from paddle import nn
 
-from .collectives import RankFailure, all_gather, wait_for_ranks, world_size
+from passl.distributed.collectives import RankFailure, all_gather, wait_for_ranks, world_size
 
 
 class _ReducedLayer(paddle.DataParallel):

@@ -19,7 +19,8 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from .collectives import all_gather, all_reduce, barrier, broadcast, rank, world_size
+from passl.distributed.collectives import all_gather, all_reduce, barrier, broadcast, rank, world_size
+from passl.errors import UserError
 
 
 def combine_moments(counts, means, squares):
@@ -152,10 +153,10 @@ def group_size(mode: Union[str, Mapping[str, int]], ranks: int) -> int:
     try:
         size = int(size)
     except (TypeError, ValueError):
-        raise ValueError(f"batch norm mode {mode!r} is not known; choose none, global or group:8") from None
+        raise UserError(f"batch norm mode {mode!r} is not known; choose none, global or group:8") from None
     if size < 1 or (ranks > 1 and ranks % size):
         divisors = [str(divisor) for divisor in range(1, ranks + 1) if ranks % divisor == 0]
-        raise ValueError(
+        raise UserError(
             f"batch norm groups of {size} do not divide {ranks} ranks; choose a size among {', '.join(divisors)}"
         )
     return min(size, ranks)

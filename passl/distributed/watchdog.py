@@ -26,8 +26,8 @@ import time
 from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import collectives
-from .initialize import Launch, check_launch_environment
+from passl.distributed import collectives
+from passl.distributed.initialize import Launch, check_launch_environment
 
 # sysexits.h EX_TEMPFAIL: the job may be started again; schedulers can tell it from an error that would only repeat (1).
 LOST_RANK_EXIT_CODE = 75

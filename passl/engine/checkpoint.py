@@ -20,8 +20,8 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
 from passl import __version__, distributed
 from passl.engine.log import LOGGER
+from passl.errors import CheckpointError
 from passl.weights import read, read_tree
-from passl.weights.errors import CheckpointError
 
 PARAMETERS, OPTIMIZER, STATES, CONFIG = "passl.pdparams", "passl.pdopt", "passl.pdstates", "config.yaml"
 SUFFIXES = (".pdparams", ".pdopt", ".pdstates")

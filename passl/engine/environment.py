@@ -9,6 +9,8 @@ import random
 import sys
 from typing import Any, Mapping, Optional
 
+from passl.errors import UserError
+
 
 def ranks_on_this_machine() -> int:
     """Processes of the job that share this machine's cores, from the launcher's endpoint list."""
@@ -102,10 +104,10 @@ def select_device(name: str, allow_tf32: bool = False, key: str = "Global.device
     if name == "auto":
         name = "gpu" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "cpu"
     if name == "gpu" and not paddle.is_compiled_with_cuda():
-        raise ValueError(f"{key} is gpu but the installed Paddle has no CUDA: install paddlepaddle-gpu, or run with "
+        raise UserError(f"{key} is gpu but the installed Paddle has no CUDA: install paddlepaddle-gpu, or run with "
                          f"{remedy}")
     if name == "gpu" and not paddle.device.cuda.device_count():
-        raise ValueError(f"{key} is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or run with "
+        raise UserError(f"{key} is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or run with "
                          f"{remedy}")
     if name == "gpu":
         set_tf32(allow_tf32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any, Callable, List, Mapping, NamedTuple
 
 from passl.engine.build import RunError
+from passl.errors import UserError
 
 
 class Interval(NamedTuple):
@@ -46,7 +47,7 @@ def build_evaluations(config: Mapping[str, Any], loader, method, autocast: Calla
     if not has_queries:
         raise RunError("Global.knn_interval needs DataLoader.Eval, the labelled images to classify: add it, or set "
                        "knn_interval to 0")
-    from passl.evaluation.loaders import bank_loader, check_same_classes, evaluation_loader
+    from passl.evaluation.labelled_data import bank_loader, check_same_classes, evaluation_loader
     from passl.evaluation.online import OnlineEvaluation
 
     queries = evaluation_loader(config["DataLoader"]["Eval"], settings["seed"])
@@ -62,7 +63,7 @@ def build_validation(config: Mapping[str, Any], method, interval, autocast: Call
 
     DataError when its classes are not those of training; ValueError when there are more than the classifier has.
     """
-    from passl.evaluation.loaders import check_same_classes, evaluation_loader
+    from passl.evaluation.labelled_data import check_same_classes, evaluation_loader
     from passl.evaluation.validate import Validation, build_metrics
     from passl.methods.losses import WeightedSum
 
@@ -70,13 +71,13 @@ def build_validation(config: Mapping[str, Any], method, interval, autocast: Call
     check_same_classes(train_classes, loader.dataset.classes, "DataLoader.Train", "DataLoader.Eval")
     highest = int(loader.dataset.labels.max())
     if highest >= method.classes:
-        raise ValueError(f"DataLoader.Eval has labels up to {highest} and the classifier {method.classes} outputs: set "
+        raise UserError(f"DataLoader.Eval has labels up to {highest} and the classifier {method.classes} outputs: set "
                          "Model.class_num to the number of classes it was trained on, or evaluate on their data")
     metrics = build_metrics((config.get("Metric") or {}).get("Eval"), method.classes)
     for metric in metrics:
         too_many = [k for k in getattr(metric, "topk", ()) if k > method.classes]
         if too_many:
-            raise ValueError(f"Metric.Eval TopkAcc.topk holds {too_many[0]} but there are {method.classes} classes; "
+            raise UserError(f"Metric.Eval TopkAcc.topk holds {too_many[0]} but there are {method.classes} classes; "
                              "lower it")
     loss = WeightedSum((config.get("Loss") or {}).get("Eval") or (config.get("Loss") or {}).get("Train") or ())
     return Validation(loader, loss, metrics, interval, autocast)

@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterable, Mapping
 import paddle
 
 from passl.distributed import JointFailure
+from passl.errors import UserError
 
 # The reference has no floor and would leave out steps for ever; with this scale a gradient must pass 10^7 to overflow.
 SMALLEST_SCALE = 2.0 ** -8
@@ -31,7 +32,7 @@ class LossScaler:
                  incr_every_n_steps: int = 2000, decr_every_n_nan_or_inf: int = 1,
                  max_loss_scaling: float = 2.0 ** 24, use_dynamic_loss_scaling: bool = True):
         if init_loss_scaling > max_loss_scaling:
-            raise ValueError(f"FP16.GradScaler.init_loss_scaling {init_loss_scaling:g} is above max_loss_scaling "
+            raise UserError(f"FP16.GradScaler.init_loss_scaling {init_loss_scaling:g} is above max_loss_scaling "
                              f"{max_loss_scaling:g}: raise the second or lower the first")
         self.scale = init_loss_scaling
         self.incr_ratio, self.decr_ratio = incr_ratio, decr_ratio

@@ -7,6 +7,7 @@ from typing import Mapping
 
 from passl.engine.callbacks import Callback
 from passl.engine.log import LOGGER
+from passl.errors import UserError
 
 KEYS = ("batch_range", "profile_path", "sorted_key")
 # PASSL's other keys, with what stands for them here.
@@ -28,17 +29,17 @@ class Profile(Callback):
             if key in WITHOUT_EFFECT:
                 LOGGER.warning(f"-p {key} has no effect: {WITHOUT_EFFECT[key]}")
             elif key not in KEYS:
-                raise ValueError(f"-p: unknown key '{key}'; known: {', '.join(KEYS)}")
+                raise UserError(f"-p: unknown key '{key}'; known: {', '.join(KEYS)}")
         try:
             self.first, self.last = (int(value) for value in ast.literal_eval(options.get("batch_range", "[10, 20]")))
         except (ValueError, TypeError, SyntaxError):
-            raise ValueError(f"-p batch_range={options['batch_range']}: expected two steps such as [10, 20]") from None
+            raise UserError(f"-p batch_range={options['batch_range']}: expected two steps such as [10, 20]") from None
         if not 0 <= self.first < self.last:
-            raise ValueError(f"-p batch_range=[{self.first}, {self.last}]: the second step must lie after the first")
+            raise UserError(f"-p batch_range=[{self.first}, {self.last}]: the second step must lie after the first")
         self.path = Path(options.get("profile_path", "./profile"))
         self.sorted_key = options.get("sorted_key", "CPUTotal")
         if self.sorted_key not in SORTED:
-            raise ValueError(f"-p sorted_key={self.sorted_key}: choose one of {', '.join(SORTED)}")
+            raise UserError(f"-p sorted_key={self.sorted_key}: choose one of {', '.join(SORTED)}")
         self.profiler = None
 
     def on_train_start(self, trainer):

@@ -331,8 +331,8 @@ class Trainer:
                 LOGGER.info(f"Already save {name} model in {self.folder}")
 
     def _start_from(self, path: str) -> None:
-        from passl.models.pretrained import find_weights
         from passl.weights import load_into
+        from passl.weights.locate import find_weights
 
         model = self.method.model
         report = load_into(model, find_weights(path), part=self.method.pretrained_part)

@@ -5,7 +5,8 @@ from typing import Dict
 
 import numpy as np
 
-from passl.clustering.blocks import to_numpy
+from passl.arrays import to_numpy
+from passl.errors import UserError
 
 
 def contingency(assignments, labels) -> np.ndarray:
@@ -17,14 +18,14 @@ def contingency(assignments, labels) -> np.ndarray:
     assignments, labels = to_numpy(assignments), to_numpy(labels)
     for name, values in (("assignments", assignments), ("labels", labels)):
         if values.ndim != 1 or values.dtype.kind not in "iu":
-            raise ValueError(f"{name} must be integers [N], got {values.dtype} {list(values.shape)}")
+            raise UserError(f"{name} must be integers [N], got {values.dtype} {list(values.shape)}")
     if len(assignments) != len(labels):
-        raise ValueError(f"{len(assignments)} assignments for {len(labels)} labels")
+        raise UserError(f"{len(assignments)} assignments for {len(labels)} labels")
     if (assignments < 0).any():
-        raise ValueError(f"{int((assignments < 0).sum())} images have no cluster (a negative assignment)")
+        raise UserError(f"{int((assignments < 0).sum())} images have no cluster (a negative assignment)")
     labelled = labels >= 0
     if not labelled.any():
-        raise ValueError("no image has a label: agreement with classes is not defined")
+        raise UserError("no image has a label: agreement with classes is not defined")
     clusters, row = np.unique(assignments[labelled], return_inverse=True)
     classes, column = np.unique(labels[labelled], return_inverse=True)
     flat = row * len(classes) + column

@@ -8,6 +8,7 @@ from typing import Dict, Optional, Sequence, Union
 import numpy as np
 import paddle
 
+from passl.errors import UserError
 from passl.evaluation.metrics import all_ranks, check_logits, count_faults, raise_for_faults
 from passl.registry import METRICS
 
@@ -34,7 +35,7 @@ class ConfusionMatrix:
         """Count one batch of this rank: logits float [B, C], labels int [B] or [B, 1]; B may be 0."""
         logits, labels = check_logits(logits, labels)
         if self._classes not in (0, logits.shape[1]):
-            raise ValueError(f"batches of {self._classes} and of {logits.shape[1]} classes in one confusion matrix")
+            raise UserError(f"batches of {self._classes} and of {logits.shape[1]} classes in one confusion matrix")
         self._classes = logits.shape[1]
         cells = self._classes**2
         if self._state is None:
@@ -49,7 +50,7 @@ class ConfusionMatrix:
     def matrix(self, collectives=None) -> np.ndarray:
         """int64 [C, C] over all ranks, rows are true classes; every rank must have seen a batch (it may be empty)."""
         if self._state is None:
-            raise ValueError("ConfusionMatrix saw no batch: the evaluation set is empty")
+            raise UserError("ConfusionMatrix saw no batch: the evaluation set is empty")
         state = all_ranks(self._state, collectives)
         raise_for_faults(state[-2:], self._classes)
         return state[:-3].reshape(self._classes, self._classes)
@@ -64,7 +65,7 @@ def mean_class_accuracy(matrix: np.ndarray) -> float:
     """Mean over the classes that have images of the fraction predicted right; `matrix` [C, C], rows true classes."""
     images = matrix.sum(1)
     if not images.any():
-        raise ValueError("the confusion matrix is empty: there was no labelled image")
+        raise UserError("the confusion matrix is empty: there was no labelled image")
     return float((np.diag(matrix)[images > 0] / images[images > 0]).mean())
 
 
@@ -107,9 +108,9 @@ def draw_png(matrix: np.ndarray, path: Union[str, Path], class_names: Optional[S
 
 def _names(matrix: np.ndarray, class_names) -> Sequence[str]:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"a confusion matrix is [C, C], got {list(matrix.shape)}")
+        raise UserError(f"a confusion matrix is [C, C], got {list(matrix.shape)}")
     if class_names is None:
         return [str(number) for number in range(len(matrix))]
     if len(class_names) != len(matrix):
-        raise ValueError(f"{len(class_names)} class names for a confusion matrix of {len(matrix)} classes")
+        raise UserError(f"{len(class_names)} class names for a confusion matrix of {len(matrix)} classes")
     return list(class_names)

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 from passl import distributed
+from passl.errors import NotFinite, UserError
 
 
 class Shard(NamedTuple):
@@ -77,11 +78,11 @@ def extract_shard(network: paddle.nn.Layer, loader, on_batch: Optional[Callable[
     with evaluation_mode(network):
         for batch in watched(loader, on_batch, {}):
             if "image" not in batch:
-                raise ValueError("features are extracted from single images, and this data set gives several crops of "
+                raise UserError("features are extracted from single images, and this data set gives several crops of "
                                  "each: use ImageFolder with the evaluation transforms")
             output = function(normalize(paddle.to_tensor(batch["image"])))
             if not isinstance(output, paddle.Tensor) or output.ndim != 2:
-                raise ValueError(f"{type(network).__name__} gives no [B, F] features; hand over its trunk")
+                raise UserError(f"{type(network).__name__} gives no [B, F] features; hand over its trunk")
             keep = np.flatnonzero(batch["valid"])
             if features is None:
                 features = np.empty([len(loader) * loader.batch_size, output.shape[1]], np.float32)
@@ -93,7 +94,7 @@ def extract_shard(network: paddle.nn.Layer, loader, on_batch: Optional[Callable[
     broken = sum(int((~np.isfinite(shard.features[start:start + 4096]).all(axis=1)).sum())
                  for start in range(0, filled, 4096))
     if broken:
-        raise FloatingPointError(f"the features of {broken} images are NaN or infinite: the network has diverged or "
+        raise NotFinite(f"the features of {broken} images are NaN or infinite: the network has diverged or "
                                  "its weights are damaged")
     return shard
 

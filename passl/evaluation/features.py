@@ -11,7 +11,8 @@ from typing import Any, Mapping, NamedTuple, Optional, Union
 
 import numpy as np
 
-from passl.clustering.blocks import to_numpy
+from passl.arrays import to_numpy
+from passl.errors import UserError
 
 MANIFEST = "manifest.json"
 
@@ -31,7 +32,7 @@ def save_features(directory: Union[str, Path], key: Mapping[str, Any], features,
     """
     arrays = CachedFeatures(to_numpy(features), to_numpy(labels))
     if len(arrays.features) != len(arrays.labels):
-        raise ValueError(f"{len(arrays.features)} features for {len(arrays.labels)} labels")
+        raise UserError(f"{len(arrays.features)} features for {len(arrays.labels)} labels")
     directory = Path(directory)
     aside = directory.with_name(f"{directory.name}.{os.getpid()}.part")
     aside.mkdir(parents=True)
@@ -67,9 +68,9 @@ def load_features(directory: Union[str, Path], key: Mapping[str, Any]) -> Option
         arrays = CachedFeatures(*(np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
                                   for name in CachedFeatures._fields))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{directory} holds no readable features ({error}); remove the folder") from error
+        raise UserError(f"{directory} holds no readable features ({error}); remove the folder") from error
     if any(len(array) != rows for array in arrays):
-        raise ValueError(f"{directory} should hold {rows} rows, found {[len(array) for array in arrays]}; "
+        raise UserError(f"{directory} should hold {rows} rows, found {[len(array) for array in arrays]}; "
                          "remove the folder")
     return arrays
 

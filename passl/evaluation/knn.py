@@ -7,7 +7,8 @@ from typing import List, NamedTuple, Sequence
 import numpy as np
 import paddle
 
-from passl.clustering.blocks import RowBlocks, default_collectives, reduce_over_ranks, to_numpy
+from passl.arrays import RowBlocks, default_collectives, reduce_over_ranks, to_numpy
+from passl.errors import UserError
 
 
 class KNNAccuracy(NamedTuple):
@@ -49,21 +50,21 @@ def knn_accuracy(bank, bank_labels, queries=None, query_labels=None, *, ks: Sequ
     if queries is None and leave_one_out:
         queries, query_labels = bank, bank_labels
     if queries is None or query_labels is None:
-        raise ValueError("queries and query_labels are needed unless leave_one_out is set")
+        raise UserError("queries and query_labels are needed unless leave_one_out is set")
     if not ks or min(ks) < 1 or not temperatures or not min(temperatures) > 0:
-        raise ValueError(f"ks must be at least 1 and temperatures positive, got ks={ks}, temperatures={temperatures}")
+        raise UserError(f"ks must be at least 1 and temperatures positive, got ks={ks}, temperatures={temperatures}")
     bank_labels = _labels(bank_labels, int(bank.shape[0]), "bank", lowest=0)
     query_labels = _labels(query_labels, int(queries.shape[0]), "query", lowest=-1)
     judged = query_labels >= 0
     if not judged.any():
-        raise ValueError("no query has a label: nothing to classify")
+        raise UserError("no query has a label: nothing to classify")
 
     bank_size = int(reduce_over_ranks(np.array([len(bank_labels)]), "sum", collectives)[0])
     available = bank_size - leave_one_out
     if available < 1:
-        raise ValueError(f"a bank of {bank_size} rows leaves no neighbour to vote")
+        raise UserError(f"a bank of {bank_size} rows leaves no neighbour to vote")
     if leave_one_out and bank_size != len(query_labels):
-        raise ValueError(f"leave_one_out needs one query per bank row, got {len(query_labels)} queries and "
+        raise UserError(f"leave_one_out needs one query per bank row, got {len(query_labels)} queries and "
                          f"{bank_size} bank rows over all ranks")
     if max(ks) > available:
         warnings.warn(f"k = {[k for k in ks if k > available]} exceeds the {available} neighbours there are; "
@@ -97,13 +98,13 @@ def nearest_neighbours(bank, bank_labels, queries, k: int, *, leave_one_out: boo
     bank_blocks = RowBlocks(bank, "bank", block_size=bank_block)
     query_blocks = RowBlocks(queries, "queries", block_size=query_block)
     if bank_blocks.columns != query_blocks.columns:
-        raise ValueError(f"bank features have {bank_blocks.columns} columns, queries {query_blocks.columns}")
+        raise UserError(f"bank features have {bank_blocks.columns} columns, queries {query_blocks.columns}")
     if bank_indices is None:
         counts = collectives.all_gather(paddle.to_tensor(np.array([bank_blocks.rows]))).numpy().ravel()
         bank_indices = counts[:collectives.rank()].sum() + np.arange(bank_blocks.rows)
     bank_indices = np.asarray(bank_indices, np.int64)
     if bank_indices.shape != (bank_blocks.rows,):
-        raise ValueError(f"bank_indices must be [{bank_blocks.rows}], got {list(bank_indices.shape)}")
+        raise UserError(f"bank_indices must be [{bank_blocks.rows}], got {list(bank_indices.shape)}")
     bank_blocks.check_finite(collectives)
     query_blocks.check_finite(collectives)
 
@@ -207,7 +208,7 @@ def _index(positions: np.ndarray, like):
 def _labels(values, rows: int, name: str, lowest: int) -> np.ndarray:
     values = to_numpy(values)
     if values.shape != (rows,) or values.dtype.kind not in "iu":
-        raise ValueError(f"{name}_labels must be integers [{rows}], got {values.dtype} {list(values.shape)}")
+        raise UserError(f"{name}_labels must be integers [{rows}], got {values.dtype} {list(values.shape)}")
     if rows and values.min() < lowest:
-        raise ValueError(f"{name}_labels must be at least {lowest}, got {values.min()}")
+        raise UserError(f"{name}_labels must be at least {lowest}, got {values.min()}")
     return values.astype(np.int64)

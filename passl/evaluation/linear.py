@@ -8,7 +8,8 @@ from typing import List, NamedTuple, Sequence
 import numpy as np
 import paddle
 
-from passl.clustering.blocks import to_numpy
+from passl.arrays import to_numpy
+from passl.errors import NotFinite, UserError
 
 
 class ProbeAccuracy(NamedTuple):
@@ -44,7 +45,7 @@ def sgd_probe(train, train_labels, test, test_labels, *, learning_rates: Sequenc
         ValueError: shapes, labels or options do not fit. FloatingPointError: a feature is not finite.
     """
     if not learning_rates or min(learning_rates) <= 0 or epochs < 1 or batch_size < 1:
-        raise ValueError(f"learning_rates must be positive, epochs and batch_size at least 1, got {learning_rates}, "
+        raise UserError(f"learning_rates must be positive, epochs and batch_size at least 1, got {learning_rates}, "
                          f"{epochs}, {batch_size}")
     train, train_labels, test, test_labels, classes = _check(train, train_labels, test, test_labels)
     rng = np.random.default_rng(seed)
@@ -96,13 +97,13 @@ def logistic_probe(train, train_labels, test, test_labels, *, strengths: Sequenc
     from sklearn.linear_model import LogisticRegression
 
     if not strengths or min(strengths) <= 0:
-        raise ValueError(f"strengths must be positive, got {strengths}")
+        raise UserError(f"strengths must be positive, got {strengths}")
     train, train_labels, test, test_labels, classes = _check(train, train_labels, test, test_labels)
     mean, deviation = train.mean(0, dtype=np.float64), np.maximum(train.std(0, dtype=np.float64), 1e-12)
     train, test = ((features - mean) / deviation for features in (train, test))
     present = np.unique(train_labels)
     if len(present) < 2:
-        raise ValueError("the training set has images of one class only")
+        raise UserError("the training set has images of one class only")
     results = []
     for strength in strengths:
         model = LogisticRegression(C=strength, max_iter=max_iterations).fit(train, train_labels)
@@ -141,20 +142,20 @@ def _check(train, train_labels, test, test_labels):
     for name, features, labels in (("train", train, train_labels), ("test", test, test_labels)):
         features, labels = to_numpy(features), to_numpy(labels)
         if features.ndim != 2 or features.dtype.kind != "f":
-            raise ValueError(f"{name} features must be float [N, F], got {features.dtype} {list(features.shape)}")
+            raise UserError(f"{name} features must be float [N, F], got {features.dtype} {list(features.shape)}")
         if labels.shape != (len(features),) or labels.dtype.kind not in "iu":
-            raise ValueError(f"{name}_labels must be integers [{len(features)}], got {labels.dtype} "
+            raise UserError(f"{name}_labels must be integers [{len(features)}], got {labels.dtype} "
                              f"{list(labels.shape)}")
         if not (labels >= 0).any():
-            raise ValueError(f"the {name} set has no labelled image")
+            raise UserError(f"the {name} set has no labelled image")
         broken = [begin for begin in range(0, len(features), 65536)
                   if not np.isfinite(features[begin:begin + 65536]).all()]
         if broken:
-            raise FloatingPointError(f"{name} features hold NaN or infinity, first in the rows from {broken[0]}")
+            raise NotFinite(f"{name} features hold NaN or infinity, first in the rows from {broken[0]}")
         if (labels < 0).any():
             features, labels = features[labels >= 0], labels[labels >= 0]
         checked += [features, labels.astype(np.int64)]
     train, train_labels, test, test_labels = checked
     if train.shape[1] != test.shape[1]:
-        raise ValueError(f"train features have {train.shape[1]} columns, test features {test.shape[1]}")
+        raise UserError(f"train features have {train.shape[1]} columns, test features {test.shape[1]}")
     return train, train_labels, test, test_labels, int(max(train_labels.max(), test_labels.max())) + 1

@@ -6,6 +6,7 @@ from typing import Dict, List, Union
 import numpy as np
 import paddle
 
+from passl.errors import NotFinite, UserError
 from passl.registry import METRICS
 
 
@@ -15,10 +16,10 @@ def check_logits(logits, labels):
     if len(labels.shape) == 2 and labels.shape[1] == 1:
         labels = labels.squeeze(1)
     if len(logits.shape) != 2 or list(labels.shape) != [logits.shape[0]]:
-        raise ValueError(f"logits must be [B, classes] and labels [B], got {list(logits.shape)} and "
+        raise UserError(f"logits must be [B, classes] and labels [B], got {list(logits.shape)} and "
                          f"{list(labels.shape)}")
     if not logits.is_floating_point() or labels.is_floating_point():
-        raise ValueError(f"logits must be float and labels integer, got {logits.dtype} and {labels.dtype}")
+        raise UserError(f"logits must be float and labels integer, got {logits.dtype} and {labels.dtype}")
     if logits.dtype not in (paddle.float32, paddle.float64):
         logits = logits.astype("float32")
     return logits, labels.astype("int64")
@@ -34,10 +35,10 @@ def count_faults(logits, labels):
 def raise_for_faults(faults, classes: int) -> None:
     """Raise for the counts of `count_faults`, summed over batches and ranks."""
     if faults[0]:
-        raise FloatingPointError(f"{int(faults[0])} images have logits with NaN or infinity: the model has diverged "
+        raise NotFinite(f"{int(faults[0])} images have logits with NaN or infinity: the model has diverged "
                                  "or its weights are damaged")
     if faults[1]:
-        raise ValueError(f"{int(faults[1])} labels are outside -1..{classes - 1}: the model has {classes} classes, the "
+        raise UserError(f"{int(faults[1])} labels are outside -1..{classes - 1}: the model has {classes} classes, the "
                          "data has more; set the model's number of classes")
 
 
@@ -56,7 +57,7 @@ class TopkAcc:
         self.topk = [topk] if isinstance(topk, int) else list(topk)
         if not self.topk or any(not isinstance(k, int) or k < 1 for k in self.topk) or len(set(self.topk)) < len(
                 self.topk):
-            raise ValueError(f"TopkAcc.topk must be distinct integers from 1, got {topk}")
+            raise UserError(f"TopkAcc.topk must be distinct integers from 1, got {topk}")
         self.reset()
 
     def reset(self) -> None:
@@ -69,7 +70,7 @@ class TopkAcc:
         logits, labels = check_logits(logits, labels)
         self._classes = logits.shape[1]
         if max(self.topk) > self._classes:
-            raise ValueError(f"TopkAcc.topk holds {max(self.topk)} but there are {self._classes} classes; set "
+            raise UserError(f"TopkAcc.topk holds {max(self.topk)} but there are {self._classes} classes; set "
                              f"Metric.Eval TopkAcc topk to {[k for k in self.topk if k <= self._classes] or [1]}")
         if logits.shape[0] == 0:
             return
@@ -91,7 +92,7 @@ class TopkAcc:
         state = all_ranks(self._state, collectives)
         raise_for_faults(state[-2:], self._classes)
         if state[-3] == 0:
-            raise ValueError("TopkAcc saw no labelled image: the evaluation set is empty or all its labels are -1")
+            raise UserError("TopkAcc saw no labelled image: the evaluation set is empty or all its labels are -1")
         fractions = (state[:-3] / state[-3]).tolist()
         return {**{f"top{k}": value for k, value in zip(self.topk, fractions)}, "metric": fractions[0]}
 

@@ -9,7 +9,8 @@ import paddle
 import paddle.nn.functional as F
 
 from passl import distributed
-from passl.data import DataError, Loader
+from passl.data import Loader
+from passl.errors import DataError, UserError
 from passl.evaluation.extract import extract_features, extract_shard
 from passl.evaluation.knn import knn_accuracy
 
@@ -22,7 +23,7 @@ def trunk_of(model: paddle.nn.Layer) -> paddle.nn.Layer:
     for owner in (getattr(model, "res_model", None), model):
         if owner is not None and hasattr(owner, "encoder"):
             return owner.encoder
-    raise ValueError(f"{type(model).__name__} has no sub-layer `encoder`, so its trunk cannot be watched")
+    raise UserError(f"{type(model).__name__} has no sub-layer `encoder`, so its trunk cannot be watched")
 
 
 class OnlineProbe:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from passl.config import ConfigError, load_config
-from passl.models.pretrained import WEIGHTS, find_config
+from passl.weights.locate import WEIGHTS, find_config
 
 if TYPE_CHECKING:
     import paddle
@@ -65,8 +65,8 @@ def prepared_size(transform: List[Mapping[str, Any]]) -> Optional[Tuple[int, int
     """(height, width) of images after a transform list; None when it leaves the size to the image."""
     import numpy as np
 
-    from passl.data.streams import Stream
-    from passl.data.transforms import ImageTransform
+    from passl.data.augment.transforms import ImageTransform
+    from passl.data.random_streams import Stream
 
     pixels = ImageTransform(list(transform))
     shapes = {pixels(np.zeros([*size, 3], np.uint8), Stream(0, 0, 0)).shape[:2] for size in ((96, 128), (150, 90))}

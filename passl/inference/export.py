@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from passl.errors import UserError
 from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
 from passl.inference.exported import model_files, run_exported
@@ -59,9 +60,9 @@ def decide_output(model: nn.Layer, output: str) -> str:
     if output == "embedding":
         card = card_of(model)
         if is_classifier or getattr(network, "projection_head", None) is None:
-            raise ValueError(f"{card.name} has no projection head, so it has no embedding: export features")
+            raise UserError(f"{card.name} has no projection head, so it has no embedding: export features")
         if not card.has_embedding:
-            raise ValueError(f"the projection head of {card.name} is untrained: export features, or give the weights "
+            raise UserError(f"the projection head of {card.name} is untrained: export features, or give the weights "
                              "of a pretraining run")
     return output
 
@@ -76,9 +77,9 @@ def export(model: nn.Layer, prefix: Path, input_shape: Sequence[Optional[int]] =
     give, or ONNX without paddle2onnx.
     """
     if len(input_shape) != 4 or input_shape[1] != 3:
-        raise ValueError(f"input_shape is [batch, 3, height, width] with null for any size, got {list(input_shape)}")
+        raise UserError(f"input_shape is [batch, 3, height, width] with null for any size, got {list(input_shape)}")
     if export_type == "onnx" and importlib.util.find_spec("paddle2onnx") is None:
-        raise ValueError("exporting ONNX needs paddle2onnx: pip install 'passl[onnx]'")
+        raise UserError("exporting ONNX needs paddle2onnx: pip install 'passl[onnx]'")
     network = InferenceNetwork(model, decide_output(model, output))
     prefix.parent.mkdir(parents=True, exist_ok=True)
     spec = [paddle.static.InputSpec([-1 if size is None else size for size in input_shape], "float32", "images")]

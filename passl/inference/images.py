@@ -7,11 +7,12 @@ from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 import numpy as np
 import paddle
 
+from passl.data.augment.transforms import ImageTransform
 from passl.data.decode import as_rgb, read_image
 from passl.data.device import Normalizer
-from passl.data.samples import IMAGE_EXTENSIONS, find_samples
-from passl.data.streams import Stream
-from passl.data.transforms import ImageTransform
+from passl.data.random_streams import Stream
+from passl.data.sources import IMAGE_EXTENSIONS, find_samples
+from passl.errors import UserError
 
 
 class Images(NamedTuple):
@@ -41,7 +42,7 @@ def collect(images: Any) -> Images:
     if isinstance(images, np.ndarray):
         if images.ndim == 4:
             if not len(images):
-                raise ValueError("the batch of images is empty")
+                raise UserError("the batch of images is empty")
             return Images([_array(image) for image in images], False)
         return Images([_array(images)], True)
     if hasattr(images, "convert"):  # a PIL image
@@ -50,14 +51,14 @@ def collect(images: Any) -> Images:
         raise TypeError(f"cannot read images from {type(images).__name__}; give a path, a folder, a PIL image, a uint8 "
                         "array [H, W, 3], a float tensor [3, H, W], or a list of these")
     if not len(images):
-        raise ValueError("the list of images is empty")
+        raise UserError("the list of images is empty")
     return Images([item for image in images for item in collect(image).items], False)
 
 
 def _array(image: np.ndarray) -> np.ndarray:
     """One picture as uint8 [H, W, 3] or float32 [3, H, W]."""
     if 0 in image.shape:
-        raise ValueError(f"an array of {list(image.shape)} is an empty picture")
+        raise UserError(f"an array of {list(image.shape)} is an empty picture")
     if image.dtype == np.uint8:
         if image.ndim == 2:
             return np.repeat(image[..., None], 3, axis=2)
@@ -70,7 +71,7 @@ def _array(image: np.ndarray) -> np.ndarray:
         return image.astype(np.float32)
     else:
         wanted = "integers must be uint8 (0..255); floats are normalised tensors [3, H, W] or [B, 3, H, W]"
-    raise ValueError(f"an array of {image.dtype} {list(image.shape)} is no picture: {wanted}")
+    raise UserError(f"an array of {image.dtype} {list(image.shape)} is no picture: {wanted}")
 
 
 def batches(items: Sequence[Any], transform: Sequence[Mapping[str, Any]], batch_size: int
@@ -82,7 +83,7 @@ def batches(items: Sequence[Any], transform: Sequence[Mapping[str, Any]], batch_
         prepared = [_prepare(item, pixels, normalize) for item in items[start:start + batch_size]]
         shapes = sorted({tuple(image.shape) for image in prepared})
         if len(shapes) > 1:
-            raise ValueError(f"pictures of one batch have shapes {' and '.join(map(str, shapes[:2]))} after the "
+            raise UserError(f"pictures of one batch have shapes {' and '.join(map(str, shapes[:2]))} after the "
                              "transforms; end the transform list with a crop of fixed size, or give them one by one")
         yield start, paddle.concat(prepared) if len(prepared) > 1 else prepared[0]
 

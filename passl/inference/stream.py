@@ -11,7 +11,8 @@ import paddle
 from passl.data.datasets import LabelledDataset
 from passl.data.loader import Loader
 from passl.data.sampler import DistributedBatchSampler
-from passl.data.samples import IMAGE_EXTENSIONS, DataError, SampleList, find_samples
+from passl.data.sources import IMAGE_EXTENSIONS, SampleList, find_samples
+from passl.errors import DataError, NotFinite
 from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
 
@@ -87,5 +88,5 @@ def stream(model, samples: SampleList, function: Callable[[paddle.Tensor], Any],
 def require_finite(output, model) -> None:
     """FloatingPointError when a tensor, or one of a list, is not finite: what is made of it looks like answers."""
     if not all(bool(paddle.isfinite(one).all()) for one in (output if isinstance(output, list) else [output])):
-        raise FloatingPointError(f"{card_of(model).name} gives NaN or infinity: its weights are damaged or from a run "
+        raise NotFinite(f"{card_of(model).name} gives NaN or infinity: its weights are damaged or from a run "
                                  "that diverged, or a picture given as a float tensor holds such values")

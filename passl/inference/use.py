@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from passl.errors import UserError
 from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
 from passl.inference.images import batches, collect
@@ -46,7 +47,7 @@ def as_model(model: Model) -> paddle.nn.Layer:
     """`model` itself, or the network with trained weights that a name or path stands for: a run's folder, a file."""
     if not isinstance(model, (str, os.PathLike)):
         return model
-    from passl.inference.models import get_model, list_models
+    from passl.inference.get_model import get_model, list_models
 
     name = os.fspath(model)
     return get_model(name, pretrained=True if name in list_models() else None)
@@ -59,7 +60,7 @@ def describe(scores: np.ndarray, classes: List[str], top_k: Optional[int] = None
     result = {"pred_label": best, "pred_class": names[best], "pred_score": float(scores[best]), "pred_scores": scores}
     if top_k is not None:
         if top_k < 1:
-            raise ValueError(f"top_k is {top_k}; it must be at least 1")
+            raise UserError(f"top_k is {top_k}; it must be at least 1")
         order = np.argsort(-scores, kind="stable")[:top_k]
         result["top"] = [(names[label], float(scores[label])) for label in order]
     return result
@@ -69,11 +70,11 @@ def require_classifier(model) -> None:
     """ValueError unless the network has a trained classifier: random logits look like answers."""
     card = card_of(model)
     if not isinstance(model, (LinearProbeModel, FineTuneModel)):
-        raise ValueError(f"{card.name} has no classifier; passl.assign gives its clusters and passl.embed its features,"
+        raise UserError(f"{card.name} has no classifier; passl.assign gives its clusters and passl.embed its features,"
                          " or train a probe on it (docs/evaluation.md)")
     if not card.has_classifier:
         where = f" ({card.source} has none)" if card.source else ""
-        raise ValueError(f"the classifier of {card.name} is untrained{where}, so its answers would be random: give "
+        raise UserError(f"the classifier of {card.name} is untrained{where}, so its answers would be random: give "
                          "get_model the weights of a trained probe or fine-tuned model")
 
 
@@ -117,10 +118,10 @@ def score_function(model) -> Callable[[paddle.Tensor], Any]:
     """images [B, 3, H, W] -> prototype scores, a list with one tensor [B, K] for each head."""
     card, network = card_of(model), getattr(model, "res_model", model)
     if getattr(network, "prototypes", None) is None:
-        raise ValueError(f"{card.name} has no prototypes, so it has no clusters of its own; give a pretraining "
+        raise UserError(f"{card.name} has no prototypes, so it has no clusters of its own; give a pretraining "
                          "checkpoint, or cluster the features of passl.embed")
     if not card.has_prototypes:
-        raise ValueError(f"the prototypes of {card.name} are untrained: give get_model a pretraining checkpoint that "
+        raise UserError(f"the prototypes of {card.name} are untrained: give get_model a pretraining checkpoint that "
                          "holds them")
 
     def scores(images: paddle.Tensor):
@@ -133,7 +134,7 @@ def score_function(model) -> Callable[[paddle.Tensor], Any]:
 def run(model, items, function: Callable, batch_size: int):
     """Apply `function` to all pictures in evaluation mode; rows joined over batches, of a list for each element."""
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     parts: List[Any] = []
     with evaluation_mode(model):
         for _, images in batches(items, card_of(model).transform, batch_size):

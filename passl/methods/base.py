@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tupl
 
 import paddle
 
+from passl.errors import UserError
 from passl.models.backbones import ARCHITECTURES
 from passl.models.pretrain import PretrainModel
 
@@ -33,14 +34,14 @@ def check_positive(**settings: Tuple[float, float]) -> None:
     """Refuse numbers that are not above 0; `settings` maps a key of the Model section to (its value, a usual one)."""
     for key, (value, usual) in settings.items():
         if not value > 0:
-            raise ValueError(f"Model.{key} is {value} and must be above 0: {usual} is usual")
+            raise UserError(f"Model.{key} is {value} and must be above 0: {usual} is usual")
 
 
 def check_not_negative(**settings: float) -> None:
     """Refuse numbers below 0; `settings` maps a key of the Model section to its value."""
     for key, value in settings.items():
         if value < 0:
-            raise ValueError(f"Model.{key} is {value} and must be at least 0")
+            raise UserError(f"Model.{key} is {value} and must be at least 0")
 
 
 class Method:

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import paddle
 
+from passl.errors import UserError
 from passl.methods.base import Method
 from passl.methods.losses import WeightedSum
 from passl.models.backbones import ARCHITECTURES
@@ -17,13 +18,13 @@ CONTEXT = ("class_count", "losses", "metrics")
 def decide_classes(class_num: Optional[int], output_dim: int, class_count: Optional[int]) -> int:
     """Outputs of the classifier, from Model.class_num, Model.backbone.output_dim or the data, when they agree."""
     if class_num and output_dim and class_num != output_dim:
-        raise ValueError(f"Model.class_num {class_num} and Model.backbone.output_dim {output_dim} both give the number "
+        raise UserError(f"Model.class_num {class_num} and Model.backbone.output_dim {output_dim} both give the number "
                          "of classes and differ: keep one")
     classes = class_num or output_dim or class_count
     if not classes:
-        raise ValueError("the data do not tell the number of classes: set Model.class_num")
+        raise UserError("the data do not tell the number of classes: set Model.class_num")
     if class_count and class_count > classes:
-        raise ValueError(f"the training data have {class_count} classes and the classifier {classes} outputs: set "
+        raise UserError(f"the training data have {class_count} classes and the classifier {classes} outputs: set "
                          f"Model.class_num to {class_count}")
     return classes
 
@@ -52,12 +53,12 @@ class Classification(Method):
         for entry in metrics or ():
             (name, arguments), = entry.items()
             if name != "TopkAcc":
-                raise ValueError(f"Metric.Train: {name} is not computed while training; TopkAcc is. Metric.Eval takes "
+                raise UserError(f"Metric.Train: {name} is not computed while training; TopkAcc is. Metric.Eval takes "
                                  "every metric")
             wanted = (arguments or {}).get("topk", (1, 5))
             self.topk += [wanted] if isinstance(wanted, int) else list(wanted)
         if self.topk and max(self.topk) > classes:
-            raise ValueError(f"Metric.Train TopkAcc.topk holds {max(self.topk)} but there are {classes} classes; set "
+            raise UserError(f"Metric.Train TopkAcc.topk holds {max(self.topk)} but there are {classes} classes; set "
                              f"it to {[k for k in self.topk if k <= classes] or [1]}")
 
     def training_step(self, batch, plan):
@@ -84,7 +85,7 @@ class LinearProbe(Classification):
                  losses=None, metrics=None):
         for key in ("output_dim", "nmb_prototypes", "hidden_mlp"):
             if backbone.get(key):
-                raise ValueError(f"Model.backbone.{key} {backbone[key]}: a linear probe reads the trunk itself, not "
+                raise UserError(f"Model.backbone.{key} {backbone[key]}: a linear probe reads the trunk itself, not "
                                  "projection head or prototypes; drop the key")
         classes = decide_classes(class_num, 0, class_count)
         super().__init__(LinearProbeModel(dict(backbone), classes, global_pooling, use_bn), classes, losses, metrics)
@@ -106,7 +107,7 @@ class FineTune(Classification):
                  losses=None, metrics=None):
         for key in ("nmb_prototypes", "normalize", "eval_mode", "hidden_mlp"):
             if backbone.get(key):
-                raise ValueError(f"Model.backbone.{key} {backbone[key]} makes no sense for fine-tuning: the classifier "
+                raise UserError(f"Model.backbone.{key} {backbone[key]} makes no sense for fine-tuning: the classifier "
                                  "is one Linear on pooled features; drop the key")
         classes = decide_classes(class_num, backbone.get("output_dim", 0), class_count)
         super().__init__(FineTuneModel(dict(backbone), classes), classes, losses, metrics)

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional
 import paddle
 
 from passl.clustering.kmeans import kmeans
+from passl.errors import UserError
 from passl.methods.base import names
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
@@ -35,7 +36,7 @@ class DeepClusterV2(EpochLabels):
         super().__init__(backbone, temperature, crops_for_assign, nmb_crops, batch_size, world_size,
                          iterations_per_epoch, crop_count, dataset_size, seed)
         if kmeans_iterations < 0:
-            raise ValueError(f"Model.kmeans_iterations is {kmeans_iterations} and must not be below 0: 10 is usual")
+            raise UserError(f"Model.kmeans_iterations is {kmeans_iterations} and must not be below 0: 10 is usual")
         self.kmeans_iterations = kmeans_iterations
         for prototypes in self.heads():
             prototypes.weight.stop_gradient = True

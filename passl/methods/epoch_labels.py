@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 
 from passl import distributed
+from passl.errors import UserError
 from passl.methods.base import Method, check_positive, full_precision
 from passl.methods.label_table import labels_of_checkpoint, sparse_clusters_advice
 from passl.methods.memory_bank import MemoryBank
@@ -51,7 +52,7 @@ class EpochLabels(Method):
                  nmb_crops: Optional[Sequence[int]], batch_size: int, world_size: int, iterations_per_epoch: int,
                  crop_count: Optional[int], dataset_size: int, seed: int, soft: bool = False):
         if not backbone.get("nmb_prototypes"):
-            raise ValueError(f"{type(self).__name__} needs prototypes: set Model.backbone.nmb_prototypes, one number "
+            raise UserError(f"{type(self).__name__} needs prototypes: set Model.backbone.nmb_prototypes, one number "
                              "for each head ([3000, 3000, 3000] for ImageNet)")
         check_crops(crops_for_assign, nmb_crops, crop_count)
         check_positive(temperature=(temperature, 0.1))
@@ -69,7 +70,7 @@ class EpochLabels(Method):
         images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
         largest = max(len(count) for count in self.counts)
         if largest > images:
-            raise ValueError(f"the {images} images of an epoch cannot fill {largest} clusters: lower "
+            raise UserError(f"the {images} images of an epoch cannot fill {largest} clusters: lower "
                              "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
                              f"{max(2, images // 50)}")
         self.targets: Optional[List[np.ndarray]] = None  # soft labels, for each head [N, K]; in host memory
@@ -191,7 +192,7 @@ class EpochLabels(Method):
     def load_shared_state(self, state):
         labels = labels_of_checkpoint(state["labels"], self.labels)
         if self.targets is not None and "targets" not in state:
-            raise ValueError("the checkpoint holds hard labels only: resume with Model.assignment: hard")
+            raise UserError("the checkpoint holds hard labels only: resume with Model.assignment: hard")
         self.epoch, self.labels = state["epoch"], paddle.to_tensor(labels)
         self.counts = [np.array(state["counts"][str(head)]) for head in range(len(self.counts))]
         if self.targets is not None:

@@ -6,6 +6,8 @@ from typing import List
 import numpy as np
 import paddle
 
+from passl.errors import UserError
+
 FEW_IMAGES = 5  # fewer for a cluster are worth a warning; ImageNet has 427
 
 
@@ -22,7 +24,7 @@ def labels_of_checkpoint(saved: np.ndarray, labels: paddle.Tensor) -> np.ndarray
     """`saved`, integers [T heads, N images], when it is a table of as many as this run's `labels`; else ValueError."""
     saved = np.asarray(saved)
     if saved.shape != tuple(labels.shape):
-        raise ValueError(f"the checkpoint labels {saved.shape[1]} images for {saved.shape[0]} heads, this run has "
+        raise UserError(f"the checkpoint labels {saved.shape[1]} images for {saved.shape[0]} heads, this run has "
                          f"{labels.shape[1]} and {labels.shape[0]}: resume with the data it was started with, or start "
                          "a new run from its weights with Global.pretrained_model")
     return saved

@@ -6,6 +6,7 @@ from typing import Any, List, Mapping, Sequence, Tuple
 import paddle
 import paddle.nn.functional as F
 
+from passl.errors import UserError
 from passl.methods.base import full_precision
 from passl.registry import LOSSES
 
@@ -20,12 +21,12 @@ class CELoss:
 
     def __init__(self, epsilon: float = 0.0):
         if not 0 <= epsilon < 1:
-            raise ValueError(f"CELoss.epsilon is a share of the target between 0 and 1, got {epsilon}")
+            raise UserError(f"CELoss.epsilon is a share of the target between 0 and 1, got {epsilon}")
         self.epsilon = epsilon
 
     def __call__(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         if logits.ndim != 2 or list(labels.shape) != [logits.shape[0]] or labels.is_floating_point():
-            raise ValueError(f"CELoss needs logits [B, C] and integer labels [B], got {list(logits.shape)} and "
+            raise UserError(f"CELoss needs logits [B, C] and integer labels [B], got {list(logits.shape)} and "
                              f"{labels.dtype} {list(labels.shape)}")
         if logits.dtype != paddle.float64:
             logits = logits.astype("float32")

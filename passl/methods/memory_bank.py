@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 
 from passl import distributed
+from passl.errors import UserError
 
 
 class MemoryBank:
@@ -65,7 +66,7 @@ class MemoryBank:
         order = np.random.default_rng(entropy).permutation(dataset_size)
         chosen = order[seen[order] > 0][:count]
         if len(chosen) < count:
-            raise ValueError(f"cannot draw {count} initial centroids from the {len(chosen)} images of the memory bank: "
+            raise UserError(f"cannot draw {count} initial centroids from the {len(chosen)} images of the memory bank: "
                              "use fewer prototypes (Model.backbone.nmb_prototypes) or more images")
         position = np.full(dataset_size, -1, np.int64)
         position[self.indices] = np.arange(self.filled)
@@ -97,7 +98,7 @@ class MemoryBank:
         embeddings = np.asarray(embeddings)
         crops, rows, dimension = embeddings.shape
         if (crops, dimension) != (self._embeddings.shape[0], self._embeddings.shape[2]):
-            raise ValueError(f"the saved memory bank holds {crops} crops of {dimension} dimensions, this run has "
+            raise UserError(f"the saved memory bank holds {crops} crops of {dimension} dimensions, this run has "
                              f"{self._embeddings.shape[0]} of {self._embeddings.shape[2]}")
         self.filled, self._stale = 0, False
         if rows:

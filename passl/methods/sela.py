@@ -14,6 +14,7 @@ import paddle.nn.functional as F
 
 from passl import distributed
 from passl.clustering.balanced_labels import balanced_labels
+from passl.errors import UserError
 from passl.methods.base import Method, check_positive, full_precision, names
 from passl.methods.label_schedule import label_steps
 from passl.methods.label_table import labels_of_checkpoint, sparse_clusters_advice
@@ -58,18 +59,18 @@ class SeLa(Method):
                  iterations_per_epoch: int = 1, epochs: int = 1, dataset_size: int = 1, seed: int = 0):
         clusters = cluster_counts(backbone)
         if sinkhorn_tolerance_mode not in ("mean", "sum"):
-            raise ValueError(f"Model.sinkhorn_tolerance_mode is '{sinkhorn_tolerance_mode}'; choose mean or sum")
+            raise UserError(f"Model.sinkhorn_tolerance_mode is '{sinkhorn_tolerance_mode}'; choose mean or sum")
         if label_pass_mode not in ("train", "eval"):
-            raise ValueError(f"Model.label_pass_mode is '{label_pass_mode}'; choose train or eval")
+            raise UserError(f"Model.label_pass_mode is '{label_pass_mode}'; choose train or eval")
         if label_optimizations < 1:
-            raise ValueError(f"Model.label_optimizations is {label_optimizations}: without any, the labels stay random "
+            raise UserError(f"Model.label_optimizations is {label_optimizations}: without any, the labels stay random "
                              "and nothing is learnt; 100 is usual, at least 1")
         check_positive(temperature=(temperature, 1.0), exponent=(exponent, 25.0),
                        label_schedule_power=(label_schedule_power, 2.0), sinkhorn_tolerance=(sinkhorn_tolerance, 0.1),
                        sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
         images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
         if max(clusters) > images:
-            raise ValueError(f"the {images} images of an epoch cannot fill {max(clusters)} clusters: lower "
+            raise UserError(f"the {images} images of an epoch cannot fill {max(clusters)} clusters: lower "
                              "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
                              f"{max(2, images // 50)}")
         self.model = ClusterHeadModel(backbone)

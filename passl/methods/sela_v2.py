@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, List, Optional
 
+from passl.arrays import to_numpy
 from passl.clustering.balanced_labels import balanced_labels
-from passl.clustering.blocks import to_numpy
+from passl.errors import UserError
 from passl.methods.base import check_positive, names
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
@@ -43,9 +44,9 @@ class SeLaV2(EpochLabels):
                  freeze_prototypes_epochs: Optional[float] = None, batch_size: int = 1, world_size: int = 1,
                  iterations_per_epoch: int = 1, crop_count: Optional[int] = None, dataset_size: int = 1, seed: int = 0):
         if assignment not in ("soft", "hard"):
-            raise ValueError(f"Model.assignment is '{assignment}'; choose soft or hard")
+            raise UserError(f"Model.assignment is '{assignment}'; choose soft or hard")
         if sinkhorn_tolerance_mode not in ("mean", "sum"):
-            raise ValueError(f"Model.sinkhorn_tolerance_mode is '{sinkhorn_tolerance_mode}'; choose mean or sum")
+            raise UserError(f"Model.sinkhorn_tolerance_mode is '{sinkhorn_tolerance_mode}'; choose mean or sum")
         check_positive(epsilon=(epsilon, 0.05), sinkhorn_tolerance=(sinkhorn_tolerance, 1e-3),
                        sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
         super().__init__(backbone, temperature, crops_for_assign, nmb_crops, batch_size, world_size,

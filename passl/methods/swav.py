@@ -9,8 +9,9 @@ import paddle
 import paddle.nn.functional as F
 
 from passl.clustering.sinkhorn import harden, sinkhorn
+from passl.errors import UserError
 from passl.methods.base import Method, check_not_negative, check_positive, full_precision, names
-from passl.methods.queue import EmbeddingQueue
+from passl.methods.embedding_queue import EmbeddingQueue
 from passl.models.pretrain import PretrainModel
 from passl.registry import METHODS
 
@@ -52,13 +53,13 @@ def assignment_statistics(targets: paddle.Tensor, counts: paddle.Tensor,
 def check_crops(crops_for_assign: Sequence[int], nmb_crops: Optional[Sequence[int]], crop_count: Optional[int]) -> None:
     """Refuse assignment crops that do not exist, and PASSL's second crop count when it contradicts the data section."""
     if nmb_crops is not None and crop_count is not None and sum(nmb_crops) != crop_count:
-        raise ValueError(f"Model.nmb_crops {list(nmb_crops)} promises {sum(nmb_crops)} crops an image but "
+        raise UserError(f"Model.nmb_crops {list(nmb_crops)} promises {sum(nmb_crops)} crops an image but "
                          f"DataLoader.Train.dataset.num_crops gives {crop_count}: make them equal or drop nmb_crops")
     if crop_count is None:
         return
     wrong = [crop for crop in crops_for_assign if not 0 <= crop < crop_count]
     if wrong or not crops_for_assign or len(set(crops_for_assign)) != len(crops_for_assign):
-        raise ValueError(f"Model.crops_for_assign {list(crops_for_assign)} must name different crops between 0 and "
+        raise UserError(f"Model.crops_for_assign {list(crops_for_assign)} must name different crops between 0 and "
                          f"{crop_count - 1}")
 
 
@@ -90,19 +91,19 @@ class SwAV(Method):
                  assignment: str = "soft", batch_size: int = 1, world_size: int = 1,
                  iterations_per_epoch: int = 1, crop_count: Optional[int] = None):
         if assignment not in ("soft", "hard"):
-            raise ValueError(f"Model.assignment is '{assignment}'; choose soft or hard")
+            raise UserError(f"Model.assignment is '{assignment}'; choose soft or hard")
         if not backbone.get("nmb_prototypes"):
-            raise ValueError("SwAV needs prototypes: set Model.backbone.nmb_prototypes (about 10 per expected class; "
+            raise UserError("SwAV needs prototypes: set Model.backbone.nmb_prototypes (about 10 per expected class; "
                              "3000 for ImageNet)")
         if not isinstance(backbone["nmb_prototypes"], int):
-            raise ValueError("SwAV has one prototype head: Model.backbone.nmb_prototypes must be a single number")
+            raise UserError("SwAV has one prototype head: Model.backbone.nmb_prototypes must be a single number")
         check_positive(temperature=(temperature, 0.1), epsilon=(epsilon, 0.05),
                        sinkhorn_iterations=(sinkhorn_iterations, 3))
         check_not_negative(epoch_queue_starts=epoch_queue_starts, freeze_prototypes_niters=freeze_prototypes_niters,
                            queue_length=queue_length, freeze_prototypes_epochs=freeze_prototypes_epochs or 0)
         check_crops(crops_for_assign, nmb_crops, crop_count)
         if crop_count is not None and crop_count < 2:
-            raise ValueError("SwAV predicts one crop's assignment from another: set num_crops to at least 2 in all")
+            raise UserError("SwAV predicts one crop's assignment from another: set num_crops to at least 2 in all")
         self.model = PretrainModel(backbone)
         self.network = self.model
         self.temperature = temperature

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import paddle
 
+from passl.errors import UserError
 from passl.methods.base import full_precision, names
 from passl.methods.swav import SwAV, swapped_loss
 from passl.registry import METHODS
@@ -101,15 +102,15 @@ class UnMixSwAV(SwAV):
                  unmix_compat: str = "paper", batch_size: int = 1, world_size: int = 1, iterations_per_epoch: int = 1,
                  crop_count: Optional[int] = None, seed: int = 0):
         if unmix_compat not in ("paper", "reference"):
-            raise ValueError(f"Model.unmix_compat is '{unmix_compat}'; choose paper or reference")
+            raise UserError(f"Model.unmix_compat is '{unmix_compat}'; choose paper or reference")
         if not 0 <= unmix_prob <= 1 or not unmix_beta > 0:
-            raise ValueError(f"Model.unmix_prob {unmix_prob} must lie between 0 and 1 and Model.unmix_beta "
+            raise UserError(f"Model.unmix_prob {unmix_prob} must lie between 0 and 1 and Model.unmix_beta "
                              f"{unmix_beta} above 0")
         if crop_count is not None and crop_count % 2:
-            raise ValueError(f"Un-Mix takes crops in pairs, but DataLoader.Train.dataset.num_crops adds up to "
+            raise UserError(f"Un-Mix takes crops in pairs, but DataLoader.Train.dataset.num_crops adds up to "
                              f"{crop_count}: make every entry even")
         if unmix_compat == "reference" and queue_length:
-            raise ValueError("the published Un-Mix code fails as soon as its queue is used: set Model.queue_length 0 "
+            raise UserError("the published Un-Mix code fails as soon as its queue is used: set Model.queue_length 0 "
                              "or Model.unmix_compat paper")
         super().__init__(backbone, temperature, epsilon, sinkhorn_iterations, crops_for_assign, nmb_crops,
                          queue_length, epoch_queue_starts, freeze_prototypes_niters, freeze_prototypes_epochs,
@@ -136,7 +137,7 @@ class UnMixSwAV(SwAV):
         pairs = list(zip(crops[::2], crops[1::2]))
         if len(crops) % 2 or any(even.shape[2:] != odd.shape[2:] for even, odd in pairs):
             sides = [crop.shape[-1] for crop in crops]
-            raise ValueError(f"Un-Mix takes crops in pairs of one size, got sides {sides}: make every entry of "
+            raise UserError(f"Un-Mix takes crops in pairs of one size, got sides {sides}: make every entry of "
                              "DataLoader.Train.dataset.num_crops even")
         self.mixture = self.draw([tuple(even.shape[2:]) for even, _ in pairs])
         return [view for pair, (even, odd) in enumerate(pairs) for view in (even, odd, mix(even, self.mixture, pair))]

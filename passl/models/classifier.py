@@ -6,6 +6,7 @@ from typing import Any, Dict
 import paddle
 from paddle import nn
 
+from passl.errors import UserError
 from passl.registry import BACKBONES
 
 
@@ -31,7 +32,7 @@ class ProbeHead(nn.Layer):
         else:
             height, width = features.shape[2:]
             if min(height, width) < 2:
-                raise ValueError(f"Model.global_pooling False needs a feature map of at least 2x2, got {height}x{width}"
+                raise UserError(f"Model.global_pooling False needs a feature map of at least 2x2, got {height}x{width}"
                                  ": use larger images (64 pixels with the ImageNet stem) or global pooling")
             pooled = nn.functional.avg_pool2d(features, [height - 1, width - 1], stride=1)
         if self.bn is not None:

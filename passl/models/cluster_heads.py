@@ -8,6 +8,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl.errors import UserError
 from passl.registry import BACKBONES
 
 HEAD_KEYS = ("hidden_mlp", "output_dim", "normalize", "eval_mode")  # of Model.backbone; nothing here would use them
@@ -18,11 +19,11 @@ def cluster_counts(backbone: Mapping[str, Any]) -> List[int]:
     given = backbone.get("nmb_prototypes")
     clusters = [given] if isinstance(given, int) else list(given or [])
     if not clusters or min(clusters) < 2:
-        raise ValueError(f"Model.backbone.nmb_prototypes is {given}: SeLa needs at least 2 clusters for each "
+        raise UserError(f"Model.backbone.nmb_prototypes is {given}: SeLa needs at least 2 clusters for each "
                          "classifier, one number for each (ten of 3000 on ImageNet)")
     unused = [f"Model.backbone.{key}" for key in HEAD_KEYS if backbone.get(key)]
     if unused:
-        raise ValueError(f"SeLa's classifiers stand on the trunk's features, so {' and '.join(unused)} would have no "
+        raise UserError(f"SeLa's classifiers stand on the trunk's features, so {' and '.join(unused)} would have no "
                          "effect: leave out what is of a projection head")
     return clusters
 

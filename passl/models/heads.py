@@ -8,6 +8,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl.errors import UserError
+
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """Linear layer with weights and bias drawn from U(-1/sqrt(inputs), 1/sqrt(inputs)); Paddle weight is [in, out]."""
@@ -80,6 +82,6 @@ def prototypes(dimension: int, counts: Union[int, List[int]]) -> nn.Layer:
     """Prototypes for a number, MultiPrototypes (one head each) for a list of numbers."""
     for count in [counts] if isinstance(counts, int) else counts:
         if count < 1:
-            raise ValueError(f"Model.backbone.nmb_prototypes is {counts}; expected a positive number of prototypes, or "
+            raise UserError(f"Model.backbone.nmb_prototypes is {counts}; expected a positive number of prototypes, or "
                              "a list of them for several heads (0 builds a network without prototypes)")
     return Prototypes(dimension, counts) if isinstance(counts, int) else MultiPrototypes(dimension, counts)

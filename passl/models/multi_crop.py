@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl.errors import UserError
 from passl.models.heads import projection_head, prototypes
 
 
@@ -41,7 +42,7 @@ class MultiCropNetwork(nn.Layer):
                  nmb_prototypes: Union[int, List[int]], head_batch_norm: bool = True, eval_mode: bool = False):
         super().__init__()
         if nmb_prototypes and not output_dim:
-            raise ValueError("prototypes need an embedding: set output_dim (128 in every published run)")
+            raise UserError("prototypes need an embedding: set output_dim (128 in every published run)")
         self.encoder = encoder
         self.normalize = normalize
         self.eval_mode = eval_mode

@@ -6,6 +6,7 @@ from typing import Any, Dict, List
 import paddle
 from paddle import nn
 
+from passl.errors import UserError
 from passl.registry import BACKBONES
 
 
@@ -16,7 +17,7 @@ class PretrainModel(nn.Layer):
         super().__init__()
         self.res_model = BACKBONES.build(backbone, key="type")
         if self.res_model.prototypes is None:
-            raise ValueError("pretraining by clustering needs prototypes: set Model.backbone.output_dim (128) and "
+            raise UserError("pretraining by clustering needs prototypes: set Model.backbone.output_dim (128) and "
                              "Model.backbone.nmb_prototypes")
 
     def forward(self, crops):

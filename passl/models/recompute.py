@@ -6,6 +6,8 @@ from typing import List, Sequence
 import paddle
 from paddle import nn
 
+from passl.errors import UserError
+
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -20,7 +22,7 @@ def recompute_stages(network: nn.Layer, names: Sequence[str] = (), interval: int
 
     unknown = [name for name in names if name not in STAGES]
     if unknown:
-        raise ValueError(f"DistributedStrategy.recompute.names: '{unknown[0]}' is no stage; choose from "
+        raise UserError(f"DistributedStrategy.recompute.names: '{unknown[0]}' is no stage; choose from "
                          f"{', '.join(STAGES)}")
     chosen = list(names or STAGES)[::interval]
     for layer in network.sublayers(include_self=True):

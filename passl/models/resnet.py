@@ -13,6 +13,7 @@ from typing import Sequence, Type
 
 from paddle import nn
 
+from passl.errors import UserError
 from passl.models.convolution import Convolution
 from passl.models.recompute import recompute
 
@@ -83,10 +84,10 @@ class ResNet(nn.Layer):
                  base_channels: int = 64):
         super().__init__()
         if stem not in STEMS:
-            raise ValueError(f"stem '{stem}' is not known; choose one of {', '.join(STEMS)}")
+            raise UserError(f"stem '{stem}' is not known; choose one of {', '.join(STEMS)}")
         if base_channels < 1 or width < 1:
             name, value = ("base_channels", base_channels) if base_channels < 1 else ("width", width)
-            raise ValueError(f"Model.backbone.{name} is {value}; a network needs at least one channel: 64 channels and "
+            raise UserError(f"Model.backbone.{name} is {value}; a network needs at least one channel: 64 channels and "
                              "width 1 are usual")
         kernel, stride, padding, pool = STEMS[stem]
         channels = base_channels * width

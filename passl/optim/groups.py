@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import numpy as np
 import paddle
 
+from passl.errors import UserError
 from passl.optim.clip import clip_by_global_norm
 from passl.optim.larc import MomentumLARC
 from passl.optim.norms import norms, with_gradient
@@ -28,7 +29,7 @@ class GroupedOptimizer:
         rules = [dict(rule) for rule in common.pop("param_groups", None) or []]
         self.clip = common.pop("grad_clip", None)
         if self.clip and not self.clip["clip_norm"] > 0:
-            raise ValueError(f"Optimizer.grad_clip.clip_norm is {self.clip['clip_norm']}, which would leave no "
+            raise UserError(f"Optimizer.grad_clip.clip_norm is {self.clip['clip_norm']}, which would leave no "
                              "gradient; leave grad_clip out for no clipping")
         self.groups: List[Tuple[str, List[Tuple[str, paddle.Tensor]], Any, Any]] = []
         self._loaded: Dict[str, Dict[str, paddle.Tensor]] = {}  # of parameters that have not been stepped since
@@ -40,7 +41,7 @@ class GroupedOptimizer:
             if not mine:
                 if name is None:
                     continue
-                raise ValueError(f"Optimizer.param_groups: no parameter's name starts with '{name}'; names look like "
+                raise UserError(f"Optimizer.param_groups: no parameter's name starts with '{name}'; names look like "
                                  f"'{named_parameters[0][0]}' and '{named_parameters[-1][0]}'")
             settings = {**common, **rule}
             schedule = SCHEDULES.build({**settings.pop("lr")}, epochs=epochs, iterations_per_epoch=iterations_per_epoch)
@@ -117,7 +118,7 @@ class GroupedOptimizer:
         known = {name for name, _ in self.named_parameters()}
         unknown = sorted(set(state) - known)
         if unknown:
-            raise ValueError(f"the optimizer state belongs to another model: it has {unknown[0]}"
+            raise UserError(f"the optimizer state belongs to another model: it has {unknown[0]}"
                              f"{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}, which this model lacks")
         # Copies: the arrays are views of a mapped file, which may be gone before Paddle has made its accumulators.
         self._loaded = {name: {accumulator: paddle.to_tensor(value) for accumulator, value in accumulators.items()}
@@ -134,7 +135,7 @@ def matches(pattern: str, name: str) -> bool:
     try:
         return re.match(pattern, name) is not None
     except re.error as error:
-        raise ValueError(f"Optimizer.param_groups: '{pattern}' is no regular expression ({error}); a plain beginning "
+        raise UserError(f"Optimizer.param_groups: '{pattern}' is no regular expression ({error}); a plain beginning "
                          f"of a parameter's name will do, such as '{name.split('.')[0]}'") from None
 
 

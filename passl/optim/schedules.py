@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import List
 
+from passl.errors import UserError
 from passl.optim.limits import check_rates
 from passl.registry import SCHEDULES
 
@@ -21,7 +22,7 @@ class Schedule:
 
     def __init__(self, decay_unit: str, epochs: int, iterations_per_epoch: int):
         if decay_unit not in ("step", "epoch"):
-            raise ValueError(f"decay_unit is '{decay_unit}'; choose step or epoch")
+            raise UserError(f"decay_unit is '{decay_unit}'; choose step or epoch")
         self.per_epoch = iterations_per_epoch if decay_unit == "step" else 1
         self.divisor = 1 if decay_unit == "step" else iterations_per_epoch
         self.total = epochs * self.per_epoch
@@ -63,7 +64,7 @@ class TimmCosine(Schedule):
         self.base, self.final, self.start = learning_rate, eta_min, warmup_start_lr
         self.warmup = int(warmup_epoch * self.per_epoch)
         if self.warmup > self.total:
-            raise ValueError(f"Optimizer.lr.warmup_epoch {warmup_epoch} is longer than Global.epochs {epochs}")
+            raise UserError(f"Optimizer.lr.warmup_epoch {warmup_epoch} is longer than Global.epochs {epochs}")
         self.prefix = warmup_prefix
 
     def value(self, position):

@@ -84,7 +84,7 @@ def compare_features(config, weights: Path) -> Dict[str, float]:
     from passl.engine.environment import seed_everything
     from passl.evaluation.extract import extract_features
     from passl.evaluation.knn import knn_accuracy
-    from passl.evaluation.loaders import bank_loader, evaluation_loader
+    from passl.evaluation.labelled_data import bank_loader, evaluation_loader
     from passl.weights import load_into
 
     train_loader = build_loader(config.DataLoader.Train, seed=config.Global.seed)

@@ -18,7 +18,7 @@ def test_embed_is_independent_of_workers_and_resumes(pretrained, pictures, tmp_p
     assert embed.main(arguments) == 0  # complete: nothing to do
     assert "0 of them now" in capsys.readouterr().out
 
-    from passl.inference import embedding_folder
+    from passl.inference import embed as embedding_folder
 
     monkeypatch.setattr(embedding_folder, "SAVE_SECONDS", -1.0)
     real, seen = embedding_folder.stream, []
@@ -58,7 +58,7 @@ def test_embed_marks_unreadable_files(pretrained, pictures, tmp_path, capsys, ca
 
 
 def test_embed_says_what_is_wrong_with_its_folder(pretrained, pictures, tmp_path, capsys):
-    from passl.inference.embedding_folder import _locked
+    from passl.inference.embed import _locked
 
     arguments = [str(pretrained), str(pictures / "val"), "--output", str(tmp_path), *SERIAL]
     with _locked(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passl.clustering import blocks
+from passl import arrays as blocks
 from passl.clustering.balanced_labels import balanced_labels
 from passl.distributed import collective_counter
 from tests.simulated_ranks import run_ranks

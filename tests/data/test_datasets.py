@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from passl.data.datasets import FewShotDataset, ImageFolder, ImageNetDataset, SwAVMultiCropDataset
-from passl.data.samples import DataError
-from passl.data.streams import stream_key
+from passl.data.random_streams import stream_key
+from passl.errors import DataError
 from passl.registry import DATASETS
 from tests.data.conftest import photo
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from passl.data.decode import decode_image, read_image
-from passl.data.samples import DataError
+from passl.errors import DataError
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data import DataError, build_loader
+from passl.data import build_loader
+from passl.errors import DataError
 
 CROPS = dict(name="SwAVMultiCropDataset", size_crops=[24, 12], num_crops=[2, 2], min_scale_crops=[0.3, 0.05],
              max_scale_crops=[1.0, 0.3])

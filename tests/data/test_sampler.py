@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passl.data.sampler import BatchSampler, DistributedBatchSampler
-from passl.data.samples import DataError
+from passl.errors import DataError
 
 
 def entries(sampler, epoch=0, **position):

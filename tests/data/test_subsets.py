@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from passl.data.datasets import FewShotDataset
-from passl.data.samples import DataError
 from passl.data.subsets import deal, subset_list
+from passl.errors import DataError
 
 
 def tree(root, names="{number}.png", counts=(20, 20, 7)):

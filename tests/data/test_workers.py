@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.data import DataError
 from passl.data.batch import BatchLayout
 from passl.data.workers import WorkerPool
+from passl.errors import DataError
 from tests.data.test_loader import multi_crop
 
 pytestmark = pytest.mark.dist

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passl.clustering import blocks
+from passl import arrays as blocks
 from passl.evaluation.knn import knn_accuracy, nearest_neighbours
 from tests.simulated_ranks import run_ranks
 

@@ -6,7 +6,7 @@ import paddle
 import pytest
 
 from passl import distributed
-from passl.evaluation.loaders import evaluation_loader
+from passl.evaluation.labelled_data import evaluation_loader
 from passl.evaluation.validate import build_metrics, validate
 from passl.methods.losses import CELoss
 from tests.distributed.ranks import run_ranks

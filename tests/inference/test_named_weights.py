@@ -6,9 +6,8 @@ import paddle
 import pytest
 
 import passl
-from passl.models import download, zoo
 from passl.models.classifier import LinearProbeModel
-from passl.weights import CheckpointError
+from passl.weights import CheckpointError, download, zoo
 from tests.engine import runs
 from tests.weights.checkpoints import filled, legacy_stream, pretraining_shapes, renamed, resnet_shapes
 
@@ -153,7 +152,7 @@ def test_released_linear_head_comes_with_its_trunk(tmp_path, monkeypatch):
 
 
 def test_weights_option_of_the_commands_takes_two_files(tmp_path, monkeypatch):
-    from passl.cli.models import make_model_parser, open_model
+    from passl.cli.model_options import make_model_parser, open_model
 
     asked = []
     monkeypatch.setattr(passl, "get_model", lambda name, pretrained: asked.append((name, pretrained)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from passl.weights.writers import PickleWriter, torch_leaf
+from passl.weights.formats.writers import PickleWriter, torch_leaf
 from tests.golden import formula
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

@@ -6,9 +6,9 @@ import pytest
 
 from passl.cli import convert as command
 from passl.weights import read
-from passl.weights.convert import TARGETS
-from passl.weights.keymaps import LAYOUTS
-from passl.weights.writers import write_paddle, write_torch
+from passl.weights.formats.writers import write_paddle, write_torch
+from passl.weights.layouts.convert import TARGETS
+from passl.weights.layouts.keymaps import LAYOUTS
 from tests.weights.checkpoints import (
     alexnet_shapes,
     filled,
@@ -18,7 +18,7 @@ from tests.weights.checkpoints import (
     renamed,
     resnet_shapes,
 )
-from tests.weights.layouts import V1
+from tests.weights.library_layouts import V1
 
 STATE = filled(pretraining_shapes())
 
@@ -109,7 +109,7 @@ def test_a_closed_pipe_is_no_error(released):
 
 def corrupted(monkeypatch, name, change):
     """Let the writer damage one array."""
-    module = sys.modules["passl.weights.convert"]  # the package has a function of that name
+    module = sys.modules["passl.weights.layouts.convert"]  # the package has a function of that name
 
     def write(path, tree):
         write_paddle(path, {key: change(value) if key == name else value for key, value in tree.items()})

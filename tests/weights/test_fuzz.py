@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from passl.weights import CheckpointError, read, recognise
-from passl.weights.writers import write_paddle, write_safetensors, write_torch
+from passl.weights.formats.writers import write_paddle, write_safetensors, write_torch
 from tests.weights.checkpoints import filled, legacy_stream, peak_memory, pretraining_shapes, restarted_peak
 
 SECONDS_PER_FILE = 10

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from passl.weights import convert_file
-from passl.weights.writers import write_torch
+from passl.weights.formats.writers import write_torch
 from tests.golden import formula
 
 GOLDEN = Path(formula.__file__).parent

@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from passl.data import multicrop
+from passl.data.augment import multicrop
 from passl.data.decode import decode_image
-from passl.data.samples import find_samples
-from passl.data.streams import stream_key
+from passl.data.random_streams import stream_key
+from passl.data.sources import find_samples
 from passl.data.workers import prepare_process
 
 GROUPS = ((224, 2, (0.14, 1.0)), (96, 6, (0.05, 0.14)))

@@ -54,7 +54,7 @@ def norm(name, size):
 def make_file(path, model):
     import numpy as np
 
-    from passl.weights.writers import write_torch
+    from passl.weights.formats.writers import write_torch
 
     generator = np.random.default_rng(0)
     state = {name: generator.random(shape, np.float32) for name, shape in key_table(*MODELS[model]).items()}

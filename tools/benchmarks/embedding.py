@@ -39,12 +39,12 @@ def main() -> None:
     from passl.data import Loader
     from passl.data.datasets import LabelledDataset
     from passl.data.sampler import DistributedBatchSampler
-    from passl.data.samples import SampleList, find_samples
+    from passl.data.sources import SampleList, find_samples
     from passl.data.subsets import deal
     from passl.evaluation.extract import extract_features
     from passl.evaluation.linear import logistic_probe, sgd_probe
     from passl.inference.card import evaluation_transform
-    from passl.inference.embedding_folder import embed_to_folder
+    from passl.inference.embed import embed_to_folder
 
     model = passl.get_model(options.model)
     model.card.transform = evaluation_transform(options.size)

@@ -1,0 +1,68 @@
+"""The options of commands that use a trained model, and how they open it."""
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Optional
+
+import passl
+from passl.errors import UserError
+
+if TYPE_CHECKING:
+    import paddle
+
+MODEL_HELP = ("a run's folder or checkpoint (output/swav_resnet50_pretrain), a weight file of any library passl reads, "
+              "or a name of passl.list_models()")
+
+
+def make_model_parser(prog: str, description: str, batch_size: int = 64) -> argparse.ArgumentParser:
+    """A parser with MODEL, --weights, --device, --batch-size, --workers and --version; the command adds its own."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--weights", metavar="FILE", action="append", help="weights for a model given by name; "
+                        "'released' takes the published ones, from the local folder or the network; twice: the file of "
+                        "the trunk and that of a linear classifier saved without it")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "xpu", "npu"))
+    parser.add_argument("--batch-size", type=int, default=batch_size, metavar="N", help="images per forward pass")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode; 0 decodes in the "
+                        "main process; about one per core on a GPU machine")
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help="CPU threads of the network; default: "
+                        "all cores")
+    parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
+    return parser
+
+
+def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
+    """Prepare the process, select the device and build the model of a command line."""
+    from passl.engine import environment
+
+    if options.batch_size < 1 or options.workers < 0 or (options.threads or 1) < 1:
+        raise UserError(f"--batch-size {options.batch_size} must be at least 1, --workers {options.workers} at least "
+                         f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
+    environment.prepare(options.threads, cpu=options.device != "gpu")
+    environment.select_device(options.device, key="--device", remedy="--device cpu")
+    return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights)
+
+
+def require_weights(model: paddle.nn.Layer) -> None:
+    """ValueError for a network of random weights: its features would look like results."""
+    if model.card.source is None:
+        raise UserError(f"{model.card.name} has random weights: add --weights FILE, --weights released, or name a "
+                         "run's folder")
+
+
+def check_output(parser: argparse.ArgumentParser, output: Optional[str], option: str = "--output") -> None:
+    """End the command before its work when the file to write has no folder or is one."""
+    folder = os.path.dirname(output or "") or "."
+    if output and not os.path.isdir(folder):
+        parser.error(f"{option} {output}: the folder {folder} does not exist")
+    if output and os.path.isdir(output):
+        parser.error(f"{option} {output} is a folder: name a file")
+
+
+def require_one_process(parser: argparse.ArgumentParser) -> None:
+    """End a command that does not share its work when a launcher has started several of it: all would do everything."""
+    processes = int(os.environ.get("PADDLE_TRAINERS_NUM") or 1)
+    if processes > 1:
+        parser.error(f"a launcher has started {processes} processes and this command works in one: call it without the "
+                     "launcher, with more --workers, or once for each part of the images")

@@ -1,0 +1,1 @@
+"""Random crops and photometric changes, and the transform lists of a config."""

@@ -1,0 +1,222 @@
+"""Fetching a released file: local folder first, then the network with resume, progress and a check of what came."""
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import logging
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, BinaryIO, Dict, Iterator, Optional, Tuple
+
+from passl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from passl.weights.zoo import Release
+
+_BLOCK = 1 << 20
+_TIMEOUT = 30  # seconds without a byte
+_LOGGER = logging.getLogger("passl")
+
+
+def weights_file(release: Release, folder: Optional[str] = None) -> str:
+    """Path of a release's file: the one in `folder` (default `zoo.weights_folder()`), downloaded when it is not there.
+
+    A download continues a partial one of the same file, is written aside and renamed when complete and checked: by
+    its checksum, or by reading it as weights where the authors publish none. Of several processes one downloads and the
+    others wait for it. CheckpointError says which file to put where when there is no network, and refuses a file of
+    another checksum or one that holds no weights.
+    """
+    from passl.weights.zoo import weights_folder
+
+    folder = folder or weights_folder()
+    path = os.path.join(folder, release.file)
+    if not os.path.exists(path):
+        if release.member or not release.url:
+            where = (f"unpack {release.url} and put its {release.member} at" if release.member else
+                     f"get it from {release.page}, put it at")
+            raise CheckpointError(f"'{release.name}' needs the file {release.file}: {where} {path}")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            downloaded = _download(release, path)
+        except (OSError, http.client.HTTPException) as error:
+            raise CheckpointError(f"'{release.name}' needs the file {release.file}, and downloading {release.url} to "
+                                  f"{path} failed ({error or type(error).__name__}). Download it on a machine with a "
+                                  "network and put it there, or set PASSL_HOME to the folder that has weights/ in it"
+                                  ) from None
+        if downloaded:
+            return path
+    expected = release.sha256 or _remembered(path)
+    if expected and (digest := _sha256(path)) != expected:
+        own = "" if release.sha256 else f", or delete {path}.sha256 if you replaced the file yourself"
+        raise CheckpointError(f"{path} has sha256 {digest}, expected {expected}: the file is damaged or another one; "
+                              f"delete it to download it again{own}")
+    return path
+
+
+def _download(release: Release, path: str) -> bool:
+    """Fetch the file unless another process did so meanwhile; whether it was this one."""
+    part = path + ".part"
+    with _claimed(part) as file:
+        if os.path.exists(path):
+            _remove(part)
+            return False
+        _fetch(release.url, file)
+        try:
+            digest = _check(release, part)
+        except CheckpointError:
+            _remove(part, part + ".etag")
+            raise
+        with open(path + ".sha256", "w", encoding="ascii") as note:
+            note.write(f"{digest}  {release.file}\n")
+        _remove(part + ".etag")
+        os.replace(part, path)
+    return True
+
+
+@contextlib.contextmanager
+def _claimed(part: str) -> Iterator[BinaryIO]:
+    """The partial file, open for appending and held by this process alone; a holder that dies lets go of it.
+
+    The lock is on the file itself, so nothing is left behind. After waiting, the name may stand for another file (the
+    former holder renamed or deleted his), and then the wait begins anew.
+    """
+    while True:
+        with open(part, "a+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _LOGGER.info(f"another process is downloading {part}; waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, part):
+                yield file
+                return
+
+
+def _is_at(file: BinaryIO, path: str) -> bool:
+    """Whether `path` still names the open `file`; others may rename and delete at any moment, so it is asked once."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _fetch(url: str, file: BinaryIO) -> None:
+    """Complete `file` from `url`, continuing what is there if it is a beginning of what the server has now."""
+    validator = _read_validator(file.name)
+    done = os.fstat(file.fileno()).st_size
+    if done and validator:
+        try:
+            request = urllib.request.Request(url, headers={"Range": f"bytes={done}-", "If-Range": validator})
+            with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+                first, total = _content_range(answer.headers)
+                if answer.status == 206 and first == done:
+                    return _append(answer, file, done, total)
+                if answer.status == 200:  # the file changed, or the server knows no ranges: all of it comes
+                    return _begin(answer, file)
+        except urllib.error.HTTPError as error:
+            if error.code != 416:
+                raise
+            if _content_range(error.headers)[1] == done and _validator(error.headers) in (None, validator):
+                return None  # nothing comes after what is here: it is complete
+    with urllib.request.urlopen(urllib.request.Request(url), timeout=_TIMEOUT) as answer:
+        return _begin(answer, file)
+
+
+def _begin(answer: http.client.HTTPResponse, file: BinaryIO) -> None:
+    """The whole file, in place of what is there; beside it, what the server calls this state of it."""
+    file.truncate(0)
+    validator = _validator(answer.headers)
+    if validator:
+        with open(file.name + ".etag", "w", encoding="latin-1") as note:
+            note.write(validator)
+    else:
+        _remove(file.name + ".etag")
+    length = answer.headers.get("Content-Length", "")
+    _append(answer, file, 0, int(length) if length.isdecimal() else None)
+
+
+def _append(answer: http.client.HTTPResponse, file: BinaryIO, done: int, total: Optional[int]) -> None:
+    name = os.path.basename(file.name)
+    for block in iter(lambda: answer.read(_BLOCK), b""):
+        file.write(block)
+        done += len(block)
+        _progress(name, done, total)
+    file.flush()
+    if total is not None and done != total:
+        raise OSError(f"the connection ended after {done} of {total} bytes; call again to continue")
+
+
+def _validator(headers: Dict[str, str]) -> Optional[str]:
+    """What names this state of the file: a strong ETag, else its date (RFC 9110 allows no other in If-Range)."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else headers.get("Last-Modified")
+
+
+def _content_range(headers: Dict[str, str]) -> Tuple[Optional[int], Optional[int]]:
+    """(first byte, size of the whole file) of a Content-Range header; None where it says nothing."""
+    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", (headers.get("Content-Range") or "").strip())
+    return (None, None) if not match else (match[1] and int(match[1]), match[2] and int(match[2]))
+
+
+def _check(release: Release, part: str) -> str:
+    """The sha256 of the finished file; CheckpointError when it is not the release's."""
+    digest = _sha256(part)
+    if release.sha256 and digest != release.sha256:
+        raise CheckpointError(f"{release.url} has sha256 {digest}, expected {release.sha256}; the download was "
+                              "deleted. Try again; if it persists, the file at that address has changed")
+    if not release.sha256:
+        from passl.weights import read, recognise
+
+        try:
+            recognise(read(part))
+        except CheckpointError as error:
+            with open(part, "rb") as file:
+                page = re.match(rb"\s*<(!doctype|html|\?xml)", file.read(200), re.IGNORECASE)
+            what = ("a web page came instead of weights: log in or accept the terms in a browser" if page else
+                    f"what came holds no weights ({error})")
+            raise CheckpointError(f"{release.url}: {what}; the download was deleted. Get {release.file} from "
+                                  f"{release.page} and put it at {part[:-len('.part')]}") from None
+    return digest
+
+
+def _remove(*paths: str) -> None:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _read_validator(part: str) -> Optional[str]:
+    try:
+        with open(part + ".etag", encoding="latin-1") as file:
+            return file.read().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(_BLOCK), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _progress(name: str, done: int, total: Optional[int]) -> None:
+    if sys.stderr.isatty():
+        share = f" of {total / 1e6:.0f} MB ({100 * done / max(total, 1):.0f} %)" if total else " MB"
+        print(f"\r{name}: {done / 1e6:.0f}{share}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _remembered(path: str) -> Optional[str]:
+    """The sum of the first download; None without one, or when writing the note was cut short."""
+    try:
+        with open(path + ".sha256", encoding="ascii") as file:
+            match = re.match(r"[0-9a-f]{64}\b", file.read(100))
+            return match[0] if match else None
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None

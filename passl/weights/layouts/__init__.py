@@ -1,0 +1,1 @@
+"""Whose keys a weight file has, what network it holds, and conversion between libraries."""

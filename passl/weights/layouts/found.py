@@ -1,0 +1,79 @@
+"""What a weight file holds, as a record that tells it to people."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Tuple
+
+from passl.weights.layouts.keymaps import LAYOUTS
+
+
+@dataclass
+class Found:
+    """What a checkpoint holds.
+
+    layout: key of `keymaps.LAYOUTS`. architecture: "resnet50", "resnet50w2", "alexnet", "resnet50-preactivation",
+    "bottleneck [1, 1, 1, 1]", ... or "" when there is no trunk. width: channel multiplier (None: not a multiple of 64).
+    hidden, embedding: sizes of the projection head (0: absent, or a single Linear for `hidden`).
+    prototypes: their number per head. classes: outputs of a classifier, probe or SeLa cluster head.
+    counters: BatchNorm's num_batches_tracked, which Paddle does not have, by canonical name of the BatchNorm.
+    sources: canonical name -> key in the file. names: key in the file -> canonical name, counters and arrays that are
+    named twice included, in the file's order. ignored, unknown: keys left out.
+    """
+
+    layout: str
+    container: str
+    architecture: str = ""
+    block: str = ""
+    blocks: Tuple[int, ...] = ()
+    width: Optional[float] = None
+    features: int = 0
+    hidden: int = 0
+    embedding: int = 0
+    head_batch_norm: bool = False
+    prototypes: List[int] = field(default_factory=list)
+    classes: List[int] = field(default_factory=list)
+    stem_kernel: int = 0
+    epoch: Optional[int] = None
+    wrapper: str = ""
+    prefix: str = ""
+    counters: Dict[str, int] = field(default_factory=dict)
+    sources: Dict[str, str] = field(default_factory=dict)
+    names: Dict[str, str] = field(default_factory=dict)
+    ignored: List[str] = field(default_factory=list)
+    unknown: List[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """What the weights are for, in a few words: "SwAV pretraining", "classifier", "trunk", ..."""
+        if self.prototypes:
+            return ("SwAV pretraining" if len(self.prototypes) == 1 else
+                    f"DeepCluster-v2 or SeLa-v2 pretraining ({len(self.prototypes)} prototype heads)")
+        if self.classes and not self.architecture:
+            return "linear probe"
+        if not self.architecture:
+            return "projection head" if self.embedding else "part of a trunk"
+        if self.layout.startswith("sela") or "top_layer0.weight" in self.sources:
+            return "SeLa pretraining"
+        return "classifier" if self.classes else "trunk"
+
+    def describe(self) -> str:
+        """A few lines for people: what `passl-convert` prints."""
+        lines = [("file", f"{self.container}, keys of {LAYOUTS[self.layout].name}"), ("content", self.kind)]
+        if self.architecture:
+            width = "" if self.width is None else f", width x{self.width:g}"
+            features = f", {self.features} features" if self.features else ", its last layer is missing"
+            lines.append(("architecture", f"{self.architecture}{width}{features}"))
+        if self.embedding:
+            norm = "with batch norm" if self.head_batch_norm else "without batch norm"
+            lines.append(("projection head", f"{self.hidden} hidden, {norm}, {self.embedding} outputs" if self.hidden
+                          else f"one Linear, {self.embedding} outputs"))
+        if self.prototypes:
+            lines.append(("prototypes", " + ".join(map(str, self.prototypes))))
+        if self.classes:
+            lines.append(("classes", " + ".join(map(str, self.classes))))
+        if self.epoch is not None:
+            lines.append(("epoch", str(self.epoch)))
+        for label, keys in (("left out", self.ignored), ("unknown keys", self.unknown)):
+            if keys:
+                lines.append((label, ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")))
+        return "\n".join(f"{label:<16}{text}" for label, text in lines)

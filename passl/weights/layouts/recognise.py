@@ -1,0 +1,239 @@
+"""What a checkpoint is, from its keys and shapes: library, architecture, width, heads."""
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from passl.errors import CheckpointError
+from passl.weights.formats.reader import Checkpoint, widen
+from passl.weights.formats.tree import flatten
+from passl.weights.layouts.found import Found
+from passl.weights.layouts.keymaps import COUNTER, LAYOUTS, STATISTICS, Layout, paddleclas_stages
+from passl.weights.layouts.notes import read_notes
+
+_PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
+_PADDLE_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
+_DEPTHS = {("bottleneck", (3, 4, 6, 3)): "resnet50", ("bottleneck", (3, 4, 23, 3)): "resnet101",
+           ("bottleneck", (3, 8, 36, 3)): "resnet152", ("basic", (2, 2, 2, 2)): "resnet18",
+           ("basic", (3, 4, 6, 3)): "resnet34", ("bottleneck", (2, 2, 2, 2)): "resnet26",
+           ("basic", (1, 1, 1, 1)): "resnet10"}
+
+
+def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dict[str, np.ndarray], Found]:
+    """(weights in canonical names and PyTorch layout, what was found). Arrays are views of the checkpoint's.
+
+    layout: a key of LAYOUTS; None tries all and takes the one that explains most keys.
+    CheckpointError when no key belongs to a known network.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise CheckpointError(f"unknown layout '{layout}'; known: {', '.join(LAYOUTS)}")
+    keys = list(checkpoint.tensors)
+    prefix, stripped = strip_prefixes(keys)
+    candidates = [layout] if layout else list(LAYOUTS)
+    name = max(candidates, key=lambda candidate: _explained(LAYOUTS[candidate], stripped))
+    chosen = LAYOUTS[name]
+    if not _explained(chosen, stripped):
+        raise CheckpointError(f"{checkpoint.path}: {_nothing_known(checkpoint)}")
+    found = Found(name, checkpoint.format, wrapper=checkpoint.wrapper, prefix=prefix)
+    canonical: Dict[str, np.ndarray] = {}
+    duplicates: Dict[str, str] = {}
+    paddle_layout = _is_paddle(chosen, stripped)
+    for key, short in zip(keys, stripped):
+        target = chosen.canonical(short)
+        if target is None and chosen.duplicate(short):
+            duplicates[key] = chosen.duplicate(short)
+            continue
+        if target is None:
+            (found.ignored if chosen.ignores(short) else found.unknown).append(key)
+            continue
+        stem, _, leaf = target.rpartition(".")
+        if leaf == COUNTER:
+            found.counters[stem] = _counter(checkpoint, key)
+            found.names[key] = target
+            continue
+        target = found.names[key] = _torch_name(target)
+        if target in canonical:
+            raise CheckpointError(f"{checkpoint.path}: '{key}' and '{found.sources[target]}' are both {target}")
+        array = checkpoint.tensors[key]
+        canonical[target] = array.T if paddle_layout and array.ndim == 2 else array
+        found.sources[target] = key
+    for key, target in duplicates.items():
+        _take_duplicate(checkpoint, key, _torch_name(target), canonical, found)
+    canonical = _settled(canonical, found, chosen)
+    former = {key: target for target, key in found.sources.items()}
+    found.names = {key: former.get(key, found.names[key]) for key in keys if key in found.names}
+    _take_notes(checkpoint, found)
+    _measure(canonical, found)
+    return canonical, found
+
+
+def _nothing_known(checkpoint: Checkpoint) -> str:
+    """Why a file cannot be recognised, with the places of arrays that were not looked at."""
+    if checkpoint.tensors:
+        return (f"none of its {len(checkpoint.tensors)} keys belongs to a known network (first: "
+                f"{', '.join(list(checkpoint.tensors)[:4]) or 'one array without a name'})")
+    holders = {str(key): len(flatten(value)[0]) for key, value in checkpoint.meta.items() if isinstance(value, Mapping)}
+    shown = ", ".join(f"'{key}' ({count})" for key, count in holders.items() if count)
+    if not shown:
+        return "holds no arrays"
+    return f"its arrays lie under {shown}; save the weights alone, or under 'state_dict' or 'model'"
+
+
+def _counter(checkpoint: Checkpoint, key: str) -> int:
+    array = checkpoint.tensors[key]
+    value = array.reshape(-1)[0] if array.size else 0
+    if array.dtype.kind not in "iuf" or array.size > 1 or not np.isfinite(value) or not abs(float(value)) < 2.0 ** 63:
+        raise CheckpointError(f"{checkpoint.path}: '{key}' is no counter of batches: {str(array.tolist())[:60]}")
+    return int(value)
+
+
+def _torch_name(target: str) -> str:
+    stem, _, leaf = target.rpartition(".")
+    return f"{stem}.{_PADDLE_STATISTICS.get(leaf, leaf)}"
+
+
+def _take_duplicate(checkpoint: Checkpoint, key: str, target: str, canonical: Dict[str, np.ndarray],
+                    found: Found) -> None:
+    """Note that `key` names `target` a second time; a key with values of its own is unknown."""
+    stem, _, leaf = target.rpartition(".")
+    if leaf == COUNTER:
+        same = found.counters.get(stem) == _counter(checkpoint, key)
+    else:
+        array, other = checkpoint.tensors[key], canonical.get(target)
+        same = other is not None and array.dtype == other.dtype and array.tobytes() == other.tobytes()
+    if same:
+        found.names[key] = target
+    else:
+        found.unknown.append(key)
+
+
+def strip_prefixes(keys: List[str]) -> Tuple[str, List[str]]:
+    """Wrapper prefixes that every key carries, and the keys without them; `module.` inside a name stays."""
+    removed = ""
+    while keys:
+        for prefix in _PREFIXES:
+            if all(key.startswith(prefix) for key in keys):
+                removed += prefix
+                keys = [key[len(prefix):] for key in keys]
+                break
+        else:
+            break
+    return removed, keys
+
+
+def _explained(layout: Layout, keys: List[str]) -> int:
+    return sum(layout.canonical(key) is not None for key in keys)
+
+
+def _is_paddle(layout: Layout, keys: List[str]) -> bool:
+    """BatchNorm's names tell the framework; heads without any follow the layout."""
+    leaves = {key.rpartition(".")[2] for key in keys}
+    if leaves & set(STATISTICS):
+        return False
+    return True if leaves & set(_PADDLE_STATISTICS) else layout.paddle
+
+
+def _settled(canonical: Dict[str, np.ndarray], found: Found, layout: Layout) -> Dict[str, np.ndarray]:
+    """Peculiarities of a layout that need more than one key."""
+    if found.layout == "paddleclas":
+        blocks = {int(name.split(".")[1]) for name in canonical if name.startswith("block.")}
+        starts = sorted(int(name.split(".")[1]) for name in canonical if name.endswith("downsample.0.weight"))
+        if len(starts) != 4 or min(blocks) != starts[0]:
+            raise CheckpointError("PaddleClas ResNet whose four stages cannot be told apart")
+        renamed = {}
+        for name in canonical:
+            parts = name.split(".", 2)
+            renamed[name] = f"{paddleclas_stages(starts, int(parts[1]))}.{parts[2]}" if parts[0] == "block" else name
+        found.sources = {renamed[name]: key for name, key in found.sources.items()}
+        canonical = {renamed[name]: array for name, array in canonical.items()}
+    if layout.single_head and "prototypes.prototypes0.weight" in canonical \
+            and "prototypes.prototypes1.weight" not in canonical:
+        canonical["prototypes.weight"] = canonical.pop("prototypes.prototypes0.weight")
+        found.sources["prototypes.weight"] = found.sources.pop("prototypes.prototypes0.weight")
+    if "prototypes.weight_v" in canonical:  # torch.nn.utils.weight_norm: weight = g * v / |v|, row by row
+        direction, length = widen(canonical.pop("prototypes.weight_v")), widen(canonical.pop("prototypes.weight_g"))
+        norm = np.sqrt((direction.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+        canonical["prototypes.weight"] = (direction * (length.reshape(-1, 1) / norm)).astype(np.float32)
+        found.sources["prototypes.weight"] = found.sources.pop("prototypes.weight_v")
+        found.sources.pop("prototypes.weight_g")
+        found.names = {key: name for key, name in found.names.items() if not name.startswith("prototypes.weight_")}
+    first = "projection_head.0.weight"
+    if first in canonical and "projection_head.0.bias" not in canonical:  # lightly: no bias before batch norm
+        canonical["projection_head.0.bias"] = np.zeros(canonical[first].shape[0], np.float32)
+    return canonical
+
+
+def _take_notes(checkpoint: Checkpoint, found: Found) -> None:
+    """Epoch and BatchNorm counters, from the checkpoint or from an earlier conversion's record."""
+    try:
+        notes = read_notes(checkpoint.meta)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    if notes is not None:
+        found.counters.update(notes.counters)
+        found.epoch = notes.epoch
+    for holder in (checkpoint.meta, checkpoint.meta.get("meta")):
+        epoch = _whole_number(holder.get("epoch")) if isinstance(holder, dict) else None
+        found.epoch = found.epoch if epoch is None else epoch
+
+
+def _whole_number(value: Any) -> Optional[int]:
+    """A number as int, also from a tensor of one element; None for anything else."""
+    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "iu":
+        return int(value.reshape(-1)[0])
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _measure(canonical: Dict[str, np.ndarray], found: Found) -> None:
+    shape = {name: array.shape for name, array in canonical.items()}
+    if len(shape.get("conv1.weight", ())) == 4:
+        _measure_resnet(shape, found)
+    elif "features.4.weight" in shape:  # in a pre-activation ResNet, features.4 is a stage of blocks
+        found.architecture, found.features = "alexnet", _rows(shape, "classifier.4.weight")
+    elif "features.2.0.conv1.weight" in shape:
+        found.architecture, found.block = "resnet50-preactivation", "preactivation"
+        found.blocks = _count(shape, r"features\.(\d+)\.(\d+)\.", 2)
+        found.features = max((_rows(shape, name) for name in shape if name.startswith("features.5.")), default=0)
+    two_d = {name: size for name, size in shape.items() if len(size) == 2}
+    found.prototypes = [two_d[name][0] for name in sorted(two_d, key=_natural) if name.startswith("prototypes.")]
+    outputs = [name for name in sorted(two_d, key=_natural) if name.startswith("projection_head.")]
+    if outputs == ["projection_head.weight"] and not found.prototypes:
+        found.classes = [two_d["projection_head.weight"][0]]  # the classifier of eval_semisup
+    elif outputs:
+        found.embedding = two_d[outputs[-1]][0]
+        found.hidden = two_d[outputs[0]][0] if len(outputs) > 1 else 0
+        found.head_batch_norm = "projection_head.1.running_mean" in shape
+    for name in sorted(two_d, key=_natural):
+        if name.startswith(("fc.", "linear.", "top_layer")):
+            found.classes.append(two_d[name][0])
+
+
+def _rows(shape: Mapping[str, Tuple[int, ...]], name: str) -> int:
+    """The first size of an array: its outputs; 0 when it is missing or a scalar."""
+    return (shape.get(name) or (0,))[0]
+
+
+def _measure_resnet(shape: Dict[str, Tuple[int, ...]], found: Found) -> None:
+    channels, _, found.stem_kernel, _ = shape["conv1.weight"]
+    found.width = channels / 64 if channels % 64 == 0 else None
+    found.blocks = _count(shape, r"layer(\d)\.(\d+)\.", 1)
+    found.block = "bottleneck" if "layer1.0.conv3.weight" in shape else "basic"
+    last = "conv3" if found.block == "bottleneck" else "conv2"
+    found.features = _rows(shape, f"layer4.0.{last}.weight")
+    name = _DEPTHS.get((found.block, found.blocks), f"{found.block} {list(found.blocks)}")
+    found.architecture = name if found.width in (None, 1) else f"{name}w{found.width:g}"
+
+
+def _count(shape: Dict[str, Tuple[int, ...]], pattern: str, first: int) -> Tuple[int, ...]:
+    counts = [0, 0, 0, 0]
+    for name in shape:
+        match = re.match(pattern, name)
+        if match and 0 <= int(match[1]) - first < 4:
+            counts[int(match[1]) - first] = max(counts[int(match[1]) - first], int(match[2]) + 1)
+    return tuple(counts)
+
+
+def _natural(name: str):
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
