@@ -12,7 +12,7 @@ NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 # The tests start a hundred processes, each of which would compile the same files anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install quickstart test test-fast test-ranks test-slow test-install lint clean
+.PHONY: help install quickstart test test-fast test-ranks test-slow test-install format lint clean
 
 help:
 	@echo "make quickstart            pretrain SwAV on this machine in a few minutes and see what it learnt"
@@ -21,7 +21,8 @@ help:
 	@echo "make test-ranks            of the long ones those with several processes: n ranks = 1, lost ranks, kills, two nodes"
 	@echo "make test-slow             the long ones: full-size networks, kills, big fuzzing, two nodes"
 	@echo "make test-install          a normal installation has its commands"
-	@echo "make lint                  ruff"
+	@echo "make format                the one layout of the whole tree (autopep8), imports in order (ruff)"
+	@echo "make lint                  ruff, and whether everything is formatted"
 	@echo "make install               only the virtual environment ($(VENV))"
 
 install: $(READY)
@@ -54,8 +55,13 @@ test-install: $(READY)
 	cd build && PYTHONPATH=$(CURDIR)/build/installed installed/bin/passl-train --version
 	cd build && PYTHONPATH=$(CURDIR)/build/installed ../$(BIN)/python -c "import passl, sys; sys.exit('installed' not in passl.__file__)"
 
+format: $(READY)
+	$(BIN)/python -m ruff check --quiet --fix-only .
+	git ls-files '*.py' | xargs $(BIN)/python -m autopep8 --in-place --jobs 2
+
 lint: $(READY)
 	$(BIN)/python -m ruff check .
+	git ls-files '*.py' | xargs $(BIN)/python -m autopep8 --diff --exit-code --jobs 2
 
 clean:
 	rm -rf .venv-* build *.egg-info quickstart

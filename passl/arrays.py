@@ -102,7 +102,7 @@ def raise_if_not_finite(bad: int, first: int | None, name: str, collectives) -> 
     if total:
         where = f"the first one here is row {first}" if first is not None else "none of them on this rank"
         raise NotFinite(f"{name}: {total} rows hold NaN or infinity ({where}); "
-                                 "the network that produced them has diverged or the rows were never written")
+                        "the network that produced them has diverged or the rows were never written")
 
 
 def to_numpy(array) -> np.ndarray:

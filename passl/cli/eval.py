@@ -50,12 +50,12 @@ def run(config) -> dict:
     weights = settings["pretrained_model"] or settings["checkpoint"]
     if not weights:
         raise UserError("nothing to evaluate: set Global.pretrained_model to the weights of a trained classifier, for "
-                         "instance output/<Model.name>/best")
+                        "instance output/<Model.name>/best")
     if not (config.get("DataLoader") or {}).get("Eval"):
         raise DataError("DataLoader.Eval is missing: it names the images to evaluate on")
     if not is_classifier(config):
         raise UserError(f"{config['Model']['name']} has no classifier to evaluate: train a probe on it (a linearprobe "
-                         "config), or use passl-knn")
+                        "config), or use passl-knn")
     path = find_weights(weights)
     method = build_classifier(config, path)
     LOGGER.info(str(load_into(method.model, path, strict="all")))  # a random head would look like a bad result

@@ -70,7 +70,7 @@ def export_model(parser, options) -> None:
     if options.size:
         shape = [shape[0], 3, options.size, options.size]
     for file in export(model, Path(prefix), shape, options.output, options.format or section.get("export_type",
-                                                                                                  "paddle")):
+                                                                                                 "paddle")):
         print(file)
     print(f"input: normalised float32 [{', '.join('any' if size is None else str(size) for size in shape)}]")
 

@@ -38,7 +38,7 @@ def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
 
     if options.batch_size < 1 or options.workers < 0 or (options.threads or 1) < 1:
         raise UserError(f"--batch-size {options.batch_size} must be at least 1, --workers {options.workers} at least "
-                         f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
+                        f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
     environment.prepare(options.threads, cpu=options.device != "gpu")
     environment.select_device(options.device, key="--device", remedy="--device cpu")
     return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights)
@@ -48,7 +48,7 @@ def require_weights(model: paddle.nn.Layer) -> None:
     """ValueError for a network of random weights: its features would look like results."""
     if model.card.source is None:
         raise UserError(f"{model.card.name} has random weights: add --weights FILE, --weights released, or name a "
-                         "run's folder")
+                        "run's folder")
 
 
 def check_output(parser: argparse.ArgumentParser, output: Optional[str], option: str = "--output") -> None:

@@ -43,7 +43,7 @@ def predict(options) -> None:
     if options.classes and not classes:
         problem = "there are no names in it" if Path(options.classes).is_file() else "there is no such file"
         raise UserError(f"--classes {options.classes}: {problem}; wanted is one class name a line, in the order of "
-                         "the outputs")
+                        "the outputs")
     samples = find_images(options.images)
     results: List[dict] = []
     for batch in stream(model, samples, lambda images: F.softmax(model(images).astype("float32"), axis=1),
@@ -51,7 +51,7 @@ def predict(options) -> None:
         scores = batch.output.numpy()
         if classes and len(classes) != scores.shape[1]:
             raise UserError(f"{len(classes)} class names for a classifier of {scores.shape[1]} classes: --classes "
-                             "names another file")
+                            "names another file")
         for row in batch.readable.nonzero()[0]:
             path = samples.path(batch.start + int(row))
             top = describe(scores[row], classes, options.top_k)["top"]

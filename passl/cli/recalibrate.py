@@ -46,7 +46,7 @@ def recalibrate(options) -> None:
     used = SampleList([samples.path(index) for index in range(0, len(samples), step)][:options.count])
     if len(used) < options.batch_size:
         raise UserError(f"{len(used)} images make no whole batch of {options.batch_size}, and only whole batches are "
-                         f"measured: give more images or --batch-size {len(used)}")
+                        f"measured: give more images or --batch-size {len(used)}")
     mean, std = ImageTransform(list(model.card.transform)).normalization
     model.card.transform = evaluation_transform(options.size, mean, std)
     # The stream only prepares images here; whole batches, so that all count alike.

@@ -126,7 +126,7 @@ class _Kernel:
             shape = [int(size) for size in weight.shape]
             if len(shape) != 2 or shape[0] != self.inputs.columns:
                 raise UserError(f"weight must be [{self.inputs.columns}, K] for features with {self.inputs.columns} "
-                                 f"columns, got {shape}")
+                                f"columns, got {shape}")
             self.weight = self.inputs.matrix(to_numpy(weight)) * self.scale
             if bias is not None:
                 if [int(size) for size in bias.shape] != shape[1:]:

@@ -84,7 +84,7 @@ def _draw_rows(blocks: RowBlocks, num_clusters: int, seed, collectives) -> np.nd
     available = int(broadcast_from_first(np.array([blocks.rows], np.int64), collectives)[0])
     if available < num_clusters:
         raise UserError(f"cannot draw {num_clusters} initial centroids from the {available} rows of rank 0: "
-                         "use fewer clusters, more images per rank, or pass initial_centroids")
+                        "use fewer clusters, more images per rank, or pass initial_centroids")
     if collectives.rank() != 0:
         return np.zeros((num_clusters, blocks.columns))
     chosen = np.random.default_rng(seed).choice(available, num_clusters, replace=False)

@@ -70,4 +70,3 @@ def _index(items: list, part: str, path: str, origin: str) -> int:
     if int(part) >= len(items):
         raise ConfigError(f"{origin}: index {part} is out of range, {path} has {len(items)} element(s)")
     return int(part)
-

@@ -18,7 +18,7 @@ class Normalizer:
         mean64, std64 = np.asarray(mean, np.float64), np.asarray(std, np.float64)
         if mean64.shape != (3,) or std64.shape != (3,) or not (std64 > 0).all():
             raise UserError(f"normalisation needs three means and three positive deviations, got mean {mean}, "
-                             f"std {std}")
+                            f"std {std}")
         self.mean, self.std = tuple(mean64.tolist()), tuple(std64.tolist())
         self._scale = (1.0 / (255.0 * std64)).astype(np.float32)
         self._shift = (-mean64 / std64).astype(np.float32)

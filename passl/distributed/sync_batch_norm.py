@@ -72,7 +72,7 @@ class _JointNormalise(PyLayer):
         else:
             local_mean = local_squares = paddle.zeros([channels], dtype=wide.dtype)
         parts = all_gather(paddle.concat([local_count, local_mean, local_squares]), group)
-        count, mean, variance = combine_moments(parts[:, :1], parts[:, 1 : channels + 1], parts[:, channels + 1 :])
+        count, mean, variance = combine_moments(parts[:, :1], parts[:, 1: channels + 1], parts[:, channels + 1:])
         inverse_deviation = 1 / paddle.sqrt(variance + epsilon)
         # The inputs as they came, which the layer before holds as well; a float32 copy would double what a layer keeps.
         ctx.save_for_backward(inputs, weight, paddle.stack([mean, inverse_deviation]), count)
@@ -149,7 +149,7 @@ def group_size(mode: Union[str, Mapping[str, int]], ranks: int) -> int:
         return 1 if mode == "none" else ranks
     size = mode.get("group") if isinstance(mode, Mapping) and len(mode) == 1 else None
     if isinstance(mode, str) and mode.startswith("group:"):
-        size = mode[len("group:") :].strip()
+        size = mode[len("group:"):].strip()
     try:
         size = int(size)
     except (TypeError, ValueError):

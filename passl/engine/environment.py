@@ -105,10 +105,10 @@ def select_device(name: str, allow_tf32: bool = False, key: str = "Global.device
         name = "gpu" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "cpu"
     if name == "gpu" and not paddle.is_compiled_with_cuda():
         raise UserError(f"{key} is gpu but the installed Paddle has no CUDA: install paddlepaddle-gpu, or run with "
-                         f"{remedy}")
+                        f"{remedy}")
     if name == "gpu" and not paddle.device.cuda.device_count():
         raise UserError(f"{key} is gpu but no GPU is visible: check CUDA_VISIBLE_DEVICES and the driver, or run with "
-                         f"{remedy}")
+                        f"{remedy}")
     if name == "gpu":
         set_tf32(allow_tf32)
     paddle.set_device(launched_device(name))

@@ -72,12 +72,12 @@ def build_validation(config: Mapping[str, Any], method, interval, autocast: Call
     highest = int(loader.dataset.labels.max())
     if highest >= method.classes:
         raise UserError(f"DataLoader.Eval has labels up to {highest} and the classifier {method.classes} outputs: set "
-                         "Model.class_num to the number of classes it was trained on, or evaluate on their data")
+                        "Model.class_num to the number of classes it was trained on, or evaluate on their data")
     metrics = build_metrics((config.get("Metric") or {}).get("Eval"), method.classes)
     for metric in metrics:
         too_many = [k for k in getattr(metric, "topk", ()) if k > method.classes]
         if too_many:
             raise UserError(f"Metric.Eval TopkAcc.topk holds {too_many[0]} but there are {method.classes} classes; "
-                             "lower it")
+                            "lower it")
     loss = WeightedSum((config.get("Loss") or {}).get("Eval") or (config.get("Loss") or {}).get("Train") or ())
     return Validation(loader, loss, metrics, interval, autocast)

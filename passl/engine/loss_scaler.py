@@ -33,7 +33,7 @@ class LossScaler:
                  max_loss_scaling: float = 2.0 ** 24, use_dynamic_loss_scaling: bool = True):
         if init_loss_scaling > max_loss_scaling:
             raise UserError(f"FP16.GradScaler.init_loss_scaling {init_loss_scaling:g} is above max_loss_scaling "
-                             f"{max_loss_scaling:g}: raise the second or lower the first")
+                            f"{max_loss_scaling:g}: raise the second or lower the first")
         self.scale = init_loss_scaling
         self.incr_ratio, self.decr_ratio = incr_ratio, decr_ratio
         self.incr_every, self.decr_every = incr_every_n_steps, decr_every_n_nan_or_inf

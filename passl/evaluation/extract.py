@@ -79,7 +79,7 @@ def extract_shard(network: paddle.nn.Layer, loader, on_batch: Optional[Callable[
         for batch in watched(loader, on_batch, {}):
             if "image" not in batch:
                 raise UserError("features are extracted from single images, and this data set gives several crops of "
-                                 "each: use ImageFolder with the evaluation transforms")
+                                "each: use ImageFolder with the evaluation transforms")
             output = function(normalize(paddle.to_tensor(batch["image"])))
             if not isinstance(output, paddle.Tensor) or output.ndim != 2:
                 raise UserError(f"{type(network).__name__} gives no [B, F] features; hand over its trunk")
@@ -95,7 +95,7 @@ def extract_shard(network: paddle.nn.Layer, loader, on_batch: Optional[Callable[
                  for start in range(0, filled, 4096))
     if broken:
         raise NotFinite(f"the features of {broken} images are NaN or infinite: the network has diverged or "
-                                 "its weights are damaged")
+                        "its weights are damaged")
     return shard
 
 

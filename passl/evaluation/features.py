@@ -71,7 +71,7 @@ def load_features(directory: Union[str, Path], key: Mapping[str, Any]) -> Option
         raise UserError(f"{directory} holds no readable features ({error}); remove the folder") from error
     if any(len(array) != rows for array in arrays):
         raise UserError(f"{directory} should hold {rows} rows, found {[len(array) for array in arrays]}; "
-                         "remove the folder")
+                        "remove the folder")
     return arrays
 
 

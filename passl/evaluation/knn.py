@@ -65,7 +65,7 @@ def knn_accuracy(bank, bank_labels, queries=None, query_labels=None, *, ks: Sequ
         raise UserError(f"a bank of {bank_size} rows leaves no neighbour to vote")
     if leave_one_out and bank_size != len(query_labels):
         raise UserError(f"leave_one_out needs one query per bank row, got {len(query_labels)} queries and "
-                         f"{bank_size} bank rows over all ranks")
+                        f"{bank_size} bank rows over all ranks")
     if max(ks) > available:
         warnings.warn(f"k = {[k for k in ks if k > available]} exceeds the {available} neighbours there are; "
                       "the whole bank votes", stacklevel=2)

@@ -46,7 +46,7 @@ def sgd_probe(train, train_labels, test, test_labels, *, learning_rates: Sequenc
     """
     if not learning_rates or min(learning_rates) <= 0 or epochs < 1 or batch_size < 1:
         raise UserError(f"learning_rates must be positive, epochs and batch_size at least 1, got {learning_rates}, "
-                         f"{epochs}, {batch_size}")
+                        f"{epochs}, {batch_size}")
     train, train_labels, test, test_labels, classes = _check(train, train_labels, test, test_labels)
     rng = np.random.default_rng(seed)
     heads, width = len(learning_rates), train.shape[1]
@@ -145,7 +145,7 @@ def _check(train, train_labels, test, test_labels):
             raise UserError(f"{name} features must be float [N, F], got {features.dtype} {list(features.shape)}")
         if labels.shape != (len(features),) or labels.dtype.kind not in "iu":
             raise UserError(f"{name}_labels must be integers [{len(features)}], got {labels.dtype} "
-                             f"{list(labels.shape)}")
+                            f"{list(labels.shape)}")
         if not (labels >= 0).any():
             raise UserError(f"the {name} set has no labelled image")
         broken = [begin for begin in range(0, len(features), 65536)

@@ -17,7 +17,7 @@ def check_logits(logits, labels):
         labels = labels.squeeze(1)
     if len(logits.shape) != 2 or list(labels.shape) != [logits.shape[0]]:
         raise UserError(f"logits must be [B, classes] and labels [B], got {list(logits.shape)} and "
-                         f"{list(labels.shape)}")
+                        f"{list(labels.shape)}")
     if not logits.is_floating_point() or labels.is_floating_point():
         raise UserError(f"logits must be float and labels integer, got {logits.dtype} and {labels.dtype}")
     if logits.dtype not in (paddle.float32, paddle.float64):
@@ -36,10 +36,10 @@ def raise_for_faults(faults, classes: int) -> None:
     """Raise for the counts of `count_faults`, summed over batches and ranks."""
     if faults[0]:
         raise NotFinite(f"{int(faults[0])} images have logits with NaN or infinity: the model has diverged "
-                                 "or its weights are damaged")
+                        "or its weights are damaged")
     if faults[1]:
         raise UserError(f"{int(faults[1])} labels are outside -1..{classes - 1}: the model has {classes} classes, the "
-                         "data has more; set the model's number of classes")
+                        "data has more; set the model's number of classes")
 
 
 @METRICS.register("TopkAcc")
@@ -71,7 +71,7 @@ class TopkAcc:
         self._classes = logits.shape[1]
         if max(self.topk) > self._classes:
             raise UserError(f"TopkAcc.topk holds {max(self.topk)} but there are {self._classes} classes; set "
-                             f"Metric.Eval TopkAcc topk to {[k for k in self.topk if k <= self._classes] or [1]}")
+                            f"Metric.Eval TopkAcc topk to {[k for k in self.topk if k <= self._classes] or [1]}")
         if logits.shape[0] == 0:
             return
         inside = labels.clip(0, self._classes - 1).unsqueeze(1)

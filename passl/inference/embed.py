@@ -45,7 +45,7 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is writing embeddings to {folder}: wait for it, or choose another folder"
-                             ) from None
+                            ) from None
         yield
 
 
@@ -92,11 +92,11 @@ def _progress(folder: Path, key: Dict[str, Any]) -> Dict[str, Any]:
         found["key"].items(), found["batches"], found["unreadable"], found["complete"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged, so the work in {folder} cannot be continued: remove the folder or choose "
-                         "another") from None
+                        "another") from None
     different = [name for name in key if found["key"].get(name) != key[name]]
     if different:
         raise UserError(f"{folder} holds embeddings of other {' and '.join(different)}: choose another folder or "
-                         "remove it")
+                        "remove it")
     if not (folder / (FEATURES if found["complete"] else PARTIAL)).exists():
         return {"batches": 0, "unreadable": [], "complete": False}
     return found

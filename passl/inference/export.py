@@ -63,7 +63,7 @@ def decide_output(model: nn.Layer, output: str) -> str:
             raise UserError(f"{card.name} has no projection head, so it has no embedding: export features")
         if not card.has_embedding:
             raise UserError(f"the projection head of {card.name} is untrained: export features, or give the weights "
-                             "of a pretraining run")
+                            "of a pretraining run")
     return output
 
 

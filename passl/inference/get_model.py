@@ -80,7 +80,7 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
     if os.path.exists(name) or os.path.exists(f"{name}.pdparams"):
         if pretrained not in (None, False) or options:
             raise UserError(f"{name} is a file or run and brings its own weights and architecture; drop pretrained "
-                             f"and {', '.join(options) or 'options'}")
+                            f"and {', '.join(options) or 'options'}")
         return _from_file(find_weights(name))
     if name in zoo.list_models():
         entry = zoo.release(name)
@@ -117,7 +117,7 @@ def _files(name: str, entry: Optional[zoo.Release],
     if pretrained is True:
         if entry is None:
             raise UserError(f"no weights are released for '{name}'; released are {', '.join(zoo.list_models('swav*'))}"
-                             ", or give pretrained the path of a weight file")
+                            ", or give pretrained the path of a weight file")
         from passl.weights.download import weights_file
 
         entries = [zoo.release(entry.trunk), entry] if entry.trunk else [entry]
@@ -249,4 +249,4 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in known:
             raise UserError(f"get_model has no option '{option}'{nearest(option, known)}; it takes: "
-                             f"{', '.join(sorted(known))}")
+                            f"{', '.join(sorted(known))}")

@@ -84,7 +84,7 @@ def batches(items: Sequence[Any], transform: Sequence[Mapping[str, Any]], batch_
         shapes = sorted({tuple(image.shape) for image in prepared})
         if len(shapes) > 1:
             raise UserError(f"pictures of one batch have shapes {' and '.join(map(str, shapes[:2]))} after the "
-                             "transforms; end the transform list with a crop of fixed size, or give them one by one")
+                            "transforms; end the transform list with a crop of fixed size, or give them one by one")
         yield start, paddle.concat(prepared) if len(prepared) > 1 else prepared[0]
 
 

@@ -89,4 +89,4 @@ def require_finite(output, model) -> None:
     """FloatingPointError when a tensor, or one of a list, is not finite: what is made of it looks like answers."""
     if not all(bool(paddle.isfinite(one).all()) for one in (output if isinstance(output, list) else [output])):
         raise NotFinite(f"{card_of(model).name} gives NaN or infinity: its weights are damaged or from a run "
-                                 "that diverged, or a picture given as a float tensor holds such values")
+                        "that diverged, or a picture given as a float tensor holds such values")

@@ -71,11 +71,11 @@ def require_classifier(model) -> None:
     card = card_of(model)
     if not isinstance(model, (LinearProbeModel, FineTuneModel)):
         raise UserError(f"{card.name} has no classifier; passl.assign gives its clusters and passl.embed its features,"
-                         " or train a probe on it (docs/evaluation.md)")
+                        " or train a probe on it (docs/evaluation.md)")
     if not card.has_classifier:
         where = f" ({card.source} has none)" if card.source else ""
         raise UserError(f"the classifier of {card.name} is untrained{where}, so its answers would be random: give "
-                         "get_model the weights of a trained probe or fine-tuned model")
+                        "get_model the weights of a trained probe or fine-tuned model")
 
 
 def embed(model: Model, images: Any, batch_size: int = 32) -> np.ndarray:
@@ -119,10 +119,10 @@ def score_function(model) -> Callable[[paddle.Tensor], Any]:
     card, network = card_of(model), getattr(model, "res_model", model)
     if getattr(network, "prototypes", None) is None:
         raise UserError(f"{card.name} has no prototypes, so it has no clusters of its own; give a pretraining "
-                         "checkpoint, or cluster the features of passl.embed")
+                        "checkpoint, or cluster the features of passl.embed")
     if not card.has_prototypes:
         raise UserError(f"the prototypes of {card.name} are untrained: give get_model a pretraining checkpoint that "
-                         "holds them")
+                        "holds them")
 
     def scores(images: paddle.Tensor):
         output = network.project(network.extract_feat(images))[1]

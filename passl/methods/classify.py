@@ -19,13 +19,13 @@ def decide_classes(class_num: Optional[int], output_dim: int, class_count: Optio
     """Outputs of the classifier, from Model.class_num, Model.backbone.output_dim or the data, when they agree."""
     if class_num and output_dim and class_num != output_dim:
         raise UserError(f"Model.class_num {class_num} and Model.backbone.output_dim {output_dim} both give the number "
-                         "of classes and differ: keep one")
+                        "of classes and differ: keep one")
     classes = class_num or output_dim or class_count
     if not classes:
         raise UserError("the data do not tell the number of classes: set Model.class_num")
     if class_count and class_count > classes:
         raise UserError(f"the training data have {class_count} classes and the classifier {classes} outputs: set "
-                         f"Model.class_num to {class_count}")
+                        f"Model.class_num to {class_count}")
     return classes
 
 
@@ -54,12 +54,12 @@ class Classification(Method):
             (name, arguments), = entry.items()
             if name != "TopkAcc":
                 raise UserError(f"Metric.Train: {name} is not computed while training; TopkAcc is. Metric.Eval takes "
-                                 "every metric")
+                                "every metric")
             wanted = (arguments or {}).get("topk", (1, 5))
             self.topk += [wanted] if isinstance(wanted, int) else list(wanted)
         if self.topk and max(self.topk) > classes:
             raise UserError(f"Metric.Train TopkAcc.topk holds {max(self.topk)} but there are {classes} classes; set "
-                             f"it to {[k for k in self.topk if k <= classes] or [1]}")
+                            f"it to {[k for k in self.topk if k <= classes] or [1]}")
 
     def training_step(self, batch, plan):
         logits = self.network(batch["image"])
@@ -86,7 +86,7 @@ class LinearProbe(Classification):
         for key in ("output_dim", "nmb_prototypes", "hidden_mlp"):
             if backbone.get(key):
                 raise UserError(f"Model.backbone.{key} {backbone[key]}: a linear probe reads the trunk itself, not "
-                                 "projection head or prototypes; drop the key")
+                                "projection head or prototypes; drop the key")
         classes = decide_classes(class_num, 0, class_count)
         super().__init__(LinearProbeModel(dict(backbone), classes, global_pooling, use_bn), classes, losses, metrics)
         self.allow_untrained_trunk = allow_untrained_trunk
@@ -108,6 +108,6 @@ class FineTune(Classification):
         for key in ("nmb_prototypes", "normalize", "eval_mode", "hidden_mlp"):
             if backbone.get(key):
                 raise UserError(f"Model.backbone.{key} {backbone[key]} makes no sense for fine-tuning: the classifier "
-                                 "is one Linear on pooled features; drop the key")
+                                "is one Linear on pooled features; drop the key")
         classes = decide_classes(class_num, backbone.get("output_dim", 0), class_count)
         super().__init__(FineTuneModel(dict(backbone), classes), classes, losses, metrics)

@@ -57,7 +57,7 @@ class EmbeddingQueue:
         crops, _, dimension = shares[0].shape
         if (crops, dimension) != (self.entries.shape[0], self.entries.shape[2]):
             raise UserError(f"the saved queue holds {crops} crops of {dimension} dimensions, this run has "
-                             f"{self.entries.shape[0]} of {self.entries.shape[2]}")
+                            f"{self.entries.shape[0]} of {self.entries.shape[2]}")
         filled = min(int(state["filled"]) for state in states)
         by_age = np.stack([share[:, :filled] for share in shares], axis=2).reshape(crops, -1, dimension)
         mine = by_age[:, rank::world_size][:, :self.local_length]

@@ -53,7 +53,7 @@ class EpochLabels(Method):
                  crop_count: Optional[int], dataset_size: int, seed: int, soft: bool = False):
         if not backbone.get("nmb_prototypes"):
             raise UserError(f"{type(self).__name__} needs prototypes: set Model.backbone.nmb_prototypes, one number "
-                             "for each head ([3000, 3000, 3000] for ImageNet)")
+                            "for each head ([3000, 3000, 3000] for ImageNet)")
         check_crops(crops_for_assign, nmb_crops, crop_count)
         check_positive(temperature=(temperature, 0.1))
         self.model = PretrainModel(backbone)
@@ -71,8 +71,8 @@ class EpochLabels(Method):
         largest = max(len(count) for count in self.counts)
         if largest > images:
             raise UserError(f"the {images} images of an epoch cannot fill {largest} clusters: lower "
-                             "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
-                             f"{max(2, images // 50)}")
+                            "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
+                            f"{max(2, images // 50)}")
         self.targets: Optional[List[np.ndarray]] = None  # soft labels, for each head [N, K]; in host memory
         if soft:
             size = 4 * dataset_size * sum(len(count) for count in self.counts) / 2 ** 30

@@ -25,6 +25,6 @@ def labels_of_checkpoint(saved: np.ndarray, labels: paddle.Tensor) -> np.ndarray
     saved = np.asarray(saved)
     if saved.shape != tuple(labels.shape):
         raise UserError(f"the checkpoint labels {saved.shape[1]} images for {saved.shape[0]} heads, this run has "
-                         f"{labels.shape[1]} and {labels.shape[0]}: resume with the data it was started with, or start "
-                         "a new run from its weights with Global.pretrained_model")
+                        f"{labels.shape[1]} and {labels.shape[0]}: resume with the data it was started with, or start "
+                        "a new run from its weights with Global.pretrained_model")
     return saved

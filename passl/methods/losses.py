@@ -27,7 +27,7 @@ class CELoss:
     def __call__(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         if logits.ndim != 2 or list(labels.shape) != [logits.shape[0]] or labels.is_floating_point():
             raise UserError(f"CELoss needs logits [B, C] and integer labels [B], got {list(logits.shape)} and "
-                             f"{labels.dtype} {list(labels.shape)}")
+                            f"{labels.dtype} {list(labels.shape)}")
         if logits.dtype != paddle.float64:
             logits = logits.astype("float32")
         log_probabilities = F.log_softmax(logits, axis=1)

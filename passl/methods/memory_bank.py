@@ -67,7 +67,7 @@ class MemoryBank:
         chosen = order[seen[order] > 0][:count]
         if len(chosen) < count:
             raise UserError(f"cannot draw {count} initial centroids from the {len(chosen)} images of the memory bank: "
-                             "use fewer prototypes (Model.backbone.nmb_prototypes) or more images")
+                            "use fewer prototypes (Model.backbone.nmb_prototypes) or more images")
         position = np.full(dataset_size, -1, np.int64)
         position[self.indices] = np.arange(self.filled)
         held = position[chosen]
@@ -99,7 +99,7 @@ class MemoryBank:
         crops, rows, dimension = embeddings.shape
         if (crops, dimension) != (self._embeddings.shape[0], self._embeddings.shape[2]):
             raise UserError(f"the saved memory bank holds {crops} crops of {dimension} dimensions, this run has "
-                             f"{self._embeddings.shape[0]} of {self._embeddings.shape[2]}")
+                            f"{self._embeddings.shape[0]} of {self._embeddings.shape[2]}")
         self.filled, self._stale = 0, False
         if rows:
             self.push(paddle.to_tensor(embeddings), np.asarray(indices))

@@ -64,15 +64,15 @@ class SeLa(Method):
             raise UserError(f"Model.label_pass_mode is '{label_pass_mode}'; choose train or eval")
         if label_optimizations < 1:
             raise UserError(f"Model.label_optimizations is {label_optimizations}: without any, the labels stay random "
-                             "and nothing is learnt; 100 is usual, at least 1")
+                            "and nothing is learnt; 100 is usual, at least 1")
         check_positive(temperature=(temperature, 1.0), exponent=(exponent, 25.0),
                        label_schedule_power=(label_schedule_power, 2.0), sinkhorn_tolerance=(sinkhorn_tolerance, 0.1),
                        sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
         images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
         if max(clusters) > images:
             raise UserError(f"the {images} images of an epoch cannot fill {max(clusters)} clusters: lower "
-                             "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
-                             f"{max(2, images // 50)}")
+                            "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
+                            f"{max(2, images // 50)}")
         self.model = ClusterHeadModel(backbone)
         self.network = self.model
         self.clusters = clusters

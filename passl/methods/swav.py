@@ -54,13 +54,13 @@ def check_crops(crops_for_assign: Sequence[int], nmb_crops: Optional[Sequence[in
     """Refuse assignment crops that do not exist, and PASSL's second crop count when it contradicts the data section."""
     if nmb_crops is not None and crop_count is not None and sum(nmb_crops) != crop_count:
         raise UserError(f"Model.nmb_crops {list(nmb_crops)} promises {sum(nmb_crops)} crops an image but "
-                         f"DataLoader.Train.dataset.num_crops gives {crop_count}: make them equal or drop nmb_crops")
+                        f"DataLoader.Train.dataset.num_crops gives {crop_count}: make them equal or drop nmb_crops")
     if crop_count is None:
         return
     wrong = [crop for crop in crops_for_assign if not 0 <= crop < crop_count]
     if wrong or not crops_for_assign or len(set(crops_for_assign)) != len(crops_for_assign):
         raise UserError(f"Model.crops_for_assign {list(crops_for_assign)} must name different crops between 0 and "
-                         f"{crop_count - 1}")
+                        f"{crop_count - 1}")
 
 
 @METHODS.register(*names("SwAV", "swav"), context=("batch_size", "world_size", "iterations_per_epoch", "crop_count"),
@@ -94,7 +94,7 @@ class SwAV(Method):
             raise UserError(f"Model.assignment is '{assignment}'; choose soft or hard")
         if not backbone.get("nmb_prototypes"):
             raise UserError("SwAV needs prototypes: set Model.backbone.nmb_prototypes (about 10 per expected class; "
-                             "3000 for ImageNet)")
+                            "3000 for ImageNet)")
         if not isinstance(backbone["nmb_prototypes"], int):
             raise UserError("SwAV has one prototype head: Model.backbone.nmb_prototypes must be a single number")
         check_positive(temperature=(temperature, 0.1), epsilon=(epsilon, 0.05),

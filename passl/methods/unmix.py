@@ -105,13 +105,13 @@ class UnMixSwAV(SwAV):
             raise UserError(f"Model.unmix_compat is '{unmix_compat}'; choose paper or reference")
         if not 0 <= unmix_prob <= 1 or not unmix_beta > 0:
             raise UserError(f"Model.unmix_prob {unmix_prob} must lie between 0 and 1 and Model.unmix_beta "
-                             f"{unmix_beta} above 0")
+                            f"{unmix_beta} above 0")
         if crop_count is not None and crop_count % 2:
             raise UserError(f"Un-Mix takes crops in pairs, but DataLoader.Train.dataset.num_crops adds up to "
-                             f"{crop_count}: make every entry even")
+                            f"{crop_count}: make every entry even")
         if unmix_compat == "reference" and queue_length:
             raise UserError("the published Un-Mix code fails as soon as its queue is used: set Model.queue_length 0 "
-                             "or Model.unmix_compat paper")
+                            "or Model.unmix_compat paper")
         super().__init__(backbone, temperature, epsilon, sinkhorn_iterations, crops_for_assign, nmb_crops,
                          queue_length, epoch_queue_starts, freeze_prototypes_niters, freeze_prototypes_epochs,
                          assignment, batch_size, world_size, iterations_per_epoch, crop_count)
@@ -138,7 +138,7 @@ class UnMixSwAV(SwAV):
         if len(crops) % 2 or any(even.shape[2:] != odd.shape[2:] for even, odd in pairs):
             sides = [crop.shape[-1] for crop in crops]
             raise UserError(f"Un-Mix takes crops in pairs of one size, got sides {sides}: make every entry of "
-                             "DataLoader.Train.dataset.num_crops even")
+                            "DataLoader.Train.dataset.num_crops even")
         self.mixture = self.draw([tuple(even.shape[2:]) for even, _ in pairs])
         return [view for pair, (even, odd) in enumerate(pairs) for view in (even, odd, mix(even, self.mixture, pair))]
 

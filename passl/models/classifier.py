@@ -33,7 +33,7 @@ class ProbeHead(nn.Layer):
             height, width = features.shape[2:]
             if min(height, width) < 2:
                 raise UserError(f"Model.global_pooling False needs a feature map of at least 2x2, got {height}x{width}"
-                                 ": use larger images (64 pixels with the ImageNet stem) or global pooling")
+                                ": use larger images (64 pixels with the ImageNet stem) or global pooling")
             pooled = nn.functional.avg_pool2d(features, [height - 1, width - 1], stride=1)
         if self.bn is not None:
             pooled = self.bn(pooled)

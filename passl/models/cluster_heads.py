@@ -20,11 +20,11 @@ def cluster_counts(backbone: Mapping[str, Any]) -> List[int]:
     clusters = [given] if isinstance(given, int) else list(given or [])
     if not clusters or min(clusters) < 2:
         raise UserError(f"Model.backbone.nmb_prototypes is {given}: SeLa needs at least 2 clusters for each "
-                         "classifier, one number for each (ten of 3000 on ImageNet)")
+                        "classifier, one number for each (ten of 3000 on ImageNet)")
     unused = [f"Model.backbone.{key}" for key in HEAD_KEYS if backbone.get(key)]
     if unused:
         raise UserError(f"SeLa's classifiers stand on the trunk's features, so {' and '.join(unused)} would have no "
-                         "effect: leave out what is of a projection head")
+                        "effect: leave out what is of a projection head")
     return clusters
 
 

@@ -83,5 +83,5 @@ def prototypes(dimension: int, counts: Union[int, List[int]]) -> nn.Layer:
     for count in [counts] if isinstance(counts, int) else counts:
         if count < 1:
             raise UserError(f"Model.backbone.nmb_prototypes is {counts}; expected a positive number of prototypes, or "
-                             "a list of them for several heads (0 builds a network without prototypes)")
+                            "a list of them for several heads (0 builds a network without prototypes)")
     return Prototypes(dimension, counts) if isinstance(counts, int) else MultiPrototypes(dimension, counts)

@@ -18,7 +18,7 @@ class PretrainModel(nn.Layer):
         self.res_model = BACKBONES.build(backbone, key="type")
         if self.res_model.prototypes is None:
             raise UserError("pretraining by clustering needs prototypes: set Model.backbone.output_dim (128) and "
-                             "Model.backbone.nmb_prototypes")
+                            "Model.backbone.nmb_prototypes")
 
     def forward(self, crops):
         return self.res_model(crops)

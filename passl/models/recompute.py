@@ -23,7 +23,7 @@ def recompute_stages(network: nn.Layer, names: Sequence[str] = (), interval: int
     unknown = [name for name in names if name not in STAGES]
     if unknown:
         raise UserError(f"DistributedStrategy.recompute.names: '{unknown[0]}' is no stage; choose from "
-                         f"{', '.join(STAGES)}")
+                        f"{', '.join(STAGES)}")
     chosen = list(names or STAGES)[::interval]
     for layer in network.sublayers(include_self=True):
         if isinstance(layer, ResNet):

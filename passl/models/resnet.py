@@ -88,7 +88,7 @@ class ResNet(nn.Layer):
         if base_channels < 1 or width < 1:
             name, value = ("base_channels", base_channels) if base_channels < 1 else ("width", width)
             raise UserError(f"Model.backbone.{name} is {value}; a network needs at least one channel: 64 channels and "
-                             "width 1 are usual")
+                            "width 1 are usual")
         kernel, stride, padding, pool = STEMS[stem]
         channels = base_channels * width
         self.conv1 = Convolution(3, channels, kernel, stride, padding)

@@ -30,7 +30,7 @@ class GroupedOptimizer:
         self.clip = common.pop("grad_clip", None)
         if self.clip and not self.clip["clip_norm"] > 0:
             raise UserError(f"Optimizer.grad_clip.clip_norm is {self.clip['clip_norm']}, which would leave no "
-                             "gradient; leave grad_clip out for no clipping")
+                            "gradient; leave grad_clip out for no clipping")
         self.groups: List[Tuple[str, List[Tuple[str, paddle.Tensor]], Any, Any]] = []
         self._loaded: Dict[str, Dict[str, paddle.Tensor]] = {}  # of parameters that have not been stepped since
         remaining = list(named_parameters)
@@ -42,7 +42,7 @@ class GroupedOptimizer:
                 if name is None:
                     continue
                 raise UserError(f"Optimizer.param_groups: no parameter's name starts with '{name}'; names look like "
-                                 f"'{named_parameters[0][0]}' and '{named_parameters[-1][0]}'")
+                                f"'{named_parameters[0][0]}' and '{named_parameters[-1][0]}'")
             settings = {**common, **rule}
             schedule = SCHEDULES.build({**settings.pop("lr")}, epochs=epochs, iterations_per_epoch=iterations_per_epoch)
             optimizer = OPTIMIZERS.build(settings, parameters=[parameter for _, parameter in mine],
@@ -119,7 +119,7 @@ class GroupedOptimizer:
         unknown = sorted(set(state) - known)
         if unknown:
             raise UserError(f"the optimizer state belongs to another model: it has {unknown[0]}"
-                             f"{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}, which this model lacks")
+                            f"{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}, which this model lacks")
         # Copies: the arrays are views of a mapped file, which may be gone before Paddle has made its accumulators.
         self._loaded = {name: {accumulator: paddle.to_tensor(value) for accumulator, value in accumulators.items()}
                         for name, accumulators in state.items()}
@@ -136,7 +136,7 @@ def matches(pattern: str, name: str) -> bool:
         return re.match(pattern, name) is not None
     except re.error as error:
         raise UserError(f"Optimizer.param_groups: '{pattern}' is no regular expression ({error}); a plain beginning "
-                         f"of a parameter's name will do, such as '{name.split('.')[0]}'") from None
+                        f"of a parameter's name will do, such as '{name.split('.')[0]}'") from None
 
 
 def owner_of(key: str, structured: Mapping[str, str]) -> str:

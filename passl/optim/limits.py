@@ -10,7 +10,7 @@ def check_optimizer(momentum: Optional[float] = None, betas: Sequence[float] = (
     """ValueError for a momentum or beta outside [0, 1) and for a negative weight decay."""
     if momentum is not None and not 0 <= momentum < 1:
         raise UserError(f"Optimizer.momentum is {momentum}; the share of the old velocity lies in [0, 1), 0.9 is "
-                         "usual")
+                        "usual")
     if betas and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
         raise UserError(f"Optimizer.betas is {list(betas)}; expected two shares in [0, 1), [0.9, 0.999] is usual")
     if weight_decay < 0:

@@ -99,7 +99,7 @@ def _match(ours: List[str], theirs: List[str]) -> Dict[str, str]:
     best: Dict[str, str] = {}
     known = set(ours)
     places = {name[:-len(short)] for name in ours for short in ("conv1.weight", "linear.weight", "features.0.weight",
-                                                               "projection_head.weight", "prototypes.weight")
+                                                                "projection_head.weight", "prototypes.weight")
               if name.endswith(short)}
     places |= {place[:-len(root)] for place in list(places) for root in _ROOTS[1:] if place.endswith(root)}
     for root in _ROOTS:

@@ -127,12 +127,12 @@ def test_message_counts_the_problems():
     ("Global.accum_steps=true", "Global.accum_steps: expected int, got True (bool)"),
     ("DistributedStrategy.sync_batch_norm=apex",
      "DistributedStrategy.sync_batch_norm: expected none, global or {group: "
-                                                 "<number of processes>}, got 'apex' (str)"),
+     "<number of processes>}, got 'apex' (str)"),
     ("Optimizer.grad_clip={clip_norm: 1, norm: 3}", "unknown key Optimizer.grad_clip.norm (did you mean 'clip_norm'?)"),
     ("Optimizer.betas=0.9", "unknown key Optimizer.betas; known: grad_clip, lr, momentum, param_groups, weight_decay"),
     ("Optimizer.param_groups=[{lr: 1}]",
      "missing required key Optimizer.param_groups.0.name (Regular expression, matched "
-                                         "from the start of the parameter's name in the checkpoint.)"),
+     "from the start of the parameter's name in the checkpoint.)"),
     ("Optimizer.param_groups=[{name: a, wd: 1}]",
      "unknown key Optimizer.param_groups.0.wd; known: lr, momentum, name, weight_decay"),
     ("Optimizer.param_groups=head", "Optimizer.param_groups: expected a list of mappings, got 'head' (str)"),

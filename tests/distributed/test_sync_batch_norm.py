@@ -147,7 +147,7 @@ def test_groups_share_statistics_among_their_own_ranks_only(tmp_path):
     try:
         for first, rows in ((0, slice(0, 6)), (2, slice(6, 10))):
             expected = measure(build("2d", "float64"), inputs[rows], gradient[rows])
-            pair = runs[first : first + 2]
+            pair = runs[first: first + 2]
             joined = numpy.concatenate([run.result["input gradient"] for run in pair])
             numpy.testing.assert_allclose(joined, expected["input gradient"], rtol=1e-10, atol=1e-10)
             for run in pair:

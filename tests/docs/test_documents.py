@@ -148,7 +148,7 @@ def known(parts: List[str], kind: Section) -> bool:
     if isinstance(kind, Component):
         registry = getattr(passl.registry, kind.registry)
         own = {key for component in registry.names() for key in (*registry.parameters(component),
-                                                                *registry.legacy(component))}
+                                                                 *registry.legacy(component))}
         return name in own | {kind.selector} | set(registry.names())
     return False
 

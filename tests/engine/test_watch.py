@@ -93,7 +93,7 @@ def test_plateau_is_told_once_after_500_steps_and_called_a_plateau(caplog):
 
 
 def test_rise_with_the_queue_is_told_once_with_a_shorter_and_a_later_one(caplog):
-    rising = lambda step: healthy(step) + (0.3 if step >= 200 else 0.0)  # noqa: E731
+    def rising(step): return healthy(step) + (0.3 if step >= 200 else 0.0)  # noqa: E731
     message, = watch_curve(caplog, rising, queue_at=200)
     assert message.startswith("the loss has risen since the queue joined: ")
     assert "-o Model.queue_length=256, -o Model.epoch_queue_starts=8, -o Model.queue_length=0. docs" in message
@@ -104,7 +104,7 @@ def test_rise_with_the_queue_is_told_once_with_a_shorter_and_a_later_one(caplog)
 
 
 def test_release_at_ln_k_is_told_once_at_the_release(caplog):
-    late = lambda step: LN_K if step < 110 else healthy(step)  # noqa: E731
+    def late(step): return LN_K if step < 110 else healthy(step)  # noqa: E731
     message, = watch_curve(caplog, late, frozen=93)
     assert message.startswith("the prototypes are released after 93 steps, while the loss is still at ln K: over the "
                               "last 93 the mean loss is 4.094")

@@ -44,7 +44,7 @@ def test_sgd_equals_a_layer_trained_by_paddles_optimizer():
 
 
 def test_sgd_is_deterministic_in_the_seed_and_learns():
-    run = lambda seed: sgd_probe(*TRAIN, *TEST, learning_rates=(0.001, 0.3), epochs=5, seed=seed)  # noqa: E731
+    def run(seed): return sgd_probe(*TRAIN, *TEST, learning_rates=(0.001, 0.3), epochs=5, seed=seed)  # noqa: E731
     assert run(1) == run(1)
     assert run(1) != run(2)
     assert best(run(1)).top1 > 0.7 and all(row.top5 >= row.top1 for row in run(1))

@@ -24,7 +24,7 @@ def images(tmp_path_factory):
 
 def config(folder, images, model):
     text = CONFIG.format(images=images, output=folder / "output", batch=4).replace("num_crops: [2, 1]",
-                                                                                  "num_crops: [2, 2]")
+                                                                                   "num_crops: [2, 2]")
     start, end = text.index("Model:"), text.index("Optimizer:")
     path = folder / "run.yaml"
     path.write_text(text[:start] + f"Model: {MODELS[model]}\n" + text[end:])

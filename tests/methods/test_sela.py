@@ -230,5 +230,3 @@ def test_a_trained_network_is_read_back_and_converted(tmp_path, images):
     assert recognise(read(weights))[1].kind == "SeLa pretraining"
     state = convert(read(weights), "torch").state
     assert state["top_layer1.weight"].shape == (6, 32) and state["top_layer0.bias"].shape == (4,)
-
-

@@ -15,7 +15,7 @@ def test_layouts_of_the_head_have_the_names_of_the_releases():
     assert shapes(projection_head(6, 4, 3)) == {"0.weight": [6, 4], "0.bias": [4], "1.weight": [4], "1.bias": [4],
                                                 "3.weight": [4, 3], "3.bias": [3]}
     assert shapes(projection_head(6, 4, 3, batch_norm=False)) == {"0.weight": [6, 4], "0.bias": [4],
-                                                                 "2.weight": [4, 3], "2.bias": [3]}
+                                                                  "2.weight": [4, 3], "2.bias": [3]}
 
 
 def test_scores_are_cosines_after_normalisation():

@@ -27,7 +27,7 @@ def test_each_method_takes_the_keys_it_knows(method, keys, prototypes):
     # Frozen as long as SwAV's, SeLa-v2's prototypes would never be trained; the usual freeze is one epoch.
     assert settings["Model"].get("freeze_prototypes_epochs") == {"SwAV": 2, "UnMixSwAV": 2, "SeLaV2": 1}.get(method)
     assert settings["DataLoader"]["Eval"]["dataset"]["transform"][-1]["Normalize"] == {"mean": [0.1] * 3,
-                                                                                      "std": [0.2] * 3}
+                                                                                       "std": [0.2] * 3}
 
 
 def test_all_clustering_methods_are_compared():

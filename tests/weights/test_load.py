@@ -101,7 +101,7 @@ def test_plain_state_and_unknown_strictness():
     for source in (state, memory(STATE)):  # what `part` left out is accounted for
         report = load_into(trunk(), source, part="trunk")
         assert {name.removeprefix("res_model.").split(".")[0] for name in report.ignored} == {"projection_head",
-                                                                                               "prototypes"}
+                                                                                              "prototypes"}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

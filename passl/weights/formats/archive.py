@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from typing import Dict, KeysView, Optional
 
-from passl.errors import CheckpointError, UnsafeCheckpoint, UserError
+from passl.errors import CheckpointError, UnsafeCheckpoint
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _CHECK_BLOCK = 1 << 24
