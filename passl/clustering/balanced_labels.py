@@ -65,6 +65,15 @@ def balanced_labels(inputs, weight=None, bias=None, *, temperature: float = 1.0,
     Raises:
         ValueError: shapes or options do not fit, or there is no row on any rank.
         FloatingPointError: a logit on any rank is not finite (raised on all ranks).
+    Example:
+        Three of four images have their largest logit in the first cluster; the labels are even.
+
+        >>> import numpy as np
+        >>> from passl.clustering import balanced_labels
+        >>> logits = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.5], [0.1, 0.7]])
+        >>> result = balanced_labels(logits, tolerance=0.001)
+        >>> result.labels.tolist(), result.counts.tolist(), result.converged
+        ([0, 0, 1, 1], [2, 2], True)
     """
     if tolerance_mode not in ("sum", "mean"):
         raise UserError(f"tolerance_mode must be 'sum' or 'mean', got {tolerance_mode!r}")
