@@ -267,7 +267,7 @@ def _labels(kernel, prior, soft, iterations, error, converged, collectives) -> B
     for rows, block in kernel:
         weighted = block * kernel.inputs.vector(prior)
         labels[rows] = to_numpy(weighted.argmax(1))
-        if soft:
+        if assignments is not None:
             assignments[rows] = to_numpy(weighted / weighted.sum(1)[:, None])
     counts = np.bincount(labels, minlength=kernel.clusters).astype(np.int64)
     counts = reduce_over_ranks(counts, "sum", collectives)

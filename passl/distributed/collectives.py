@@ -168,7 +168,7 @@ def all_reduce_coalesced(tensors: Sequence[Any], op: str = "sum", group=None) ->
     else:
         wide = "int64"
     flat = [tensor.detach().reshape([-1]).astype(wide) for tensor in tensors if 0 not in tensor.shape]
-    joined = all_reduce(paddle.concat(flat), op, group) if flat else None
+    joined: Any = all_reduce(paddle.concat(flat), op, group) if flat else None
     pieces, start = [], 0
     for tensor in tensors:
         stop = start + math.prod(tensor.shape)

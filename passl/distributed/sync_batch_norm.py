@@ -101,8 +101,8 @@ class _JointNormalise(PyLayer):
         return tuple(gradient if wanted else None for gradient, wanted in zip(gradients, ctx.wanted))
 
 
-class _JointBatchNorm:
-    """The forward pass shared by the two layers below; mixed in before Paddle's class, which owns the state."""
+class _JointBatchNorm(nn.Layer):
+    """The forward pass shared by the two layers below; it stands before Paddle's class, which owns the state."""
 
     def join(self, plain: nn.Layer, group) -> "_JointBatchNorm":
         """Take over the parameters and buffers of `plain`: the same objects under the same names."""
