@@ -75,8 +75,8 @@ def locked(path: PathLike, busy: Optional[Exception] = None) -> Iterator[IO]:
         with open(path, "a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-            except BlockingIOError:
-                raise busy from None
+            except BlockingIOError as error:
+                raise (busy or error) from None
             if _is_at(file, path):
                 yield file
                 return

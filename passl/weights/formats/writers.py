@@ -141,7 +141,7 @@ def _numpy_leaf(writer: PickleWriter, array: np.ndarray) -> None:
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def torch_leaf(storages: List[np.ndarray]) -> Callable[[PickleWriter, np.ndarray], None]:
@@ -191,6 +191,7 @@ def write_torch(path: str, tree: Mapping[str, Any]) -> None:
 def _record(archive: zipfile.ZipFile, name: str, content) -> None:
     member = zipfile.ZipInfo("archive/" + name)
     header = 30 + len(member.filename) + 20 + 4  # fixed part, name, zip64 sizes, our padding's own header
+    assert archive.fp is not None, "open for writing"
     padding = -(archive.fp.tell() + header) % _ALIGNMENT
     member.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
     with archive.open(member, "w", force_zip64=True) as record:
