@@ -12,7 +12,7 @@ from passl.config.normalise import normalise
 from passl.config.schema import SCHEMA
 from passl.config.typecheck import Mismatch, convert, describe, describe_value
 from passl.errors import ConfigError, ConfigWarning, UnknownComponent
-from passl.registry import Registry, nearest
+from passl.registry import Registry, choices, nearest
 
 REGISTRIES = ("METHODS", "BACKBONES", "DATASETS", "TRANSFORMS", "SAMPLERS", "OPTIMIZERS", "SCHEDULES", "LOSSES",
               "METRICS")
@@ -58,6 +58,9 @@ class _Checker:
         try:
             return convert(value, kind)
         except Mismatch:
+            if choices(kind):
+                self.problems.append(f"{place}: {path}: {value!r} is not one of {', '.join(map(str, choices(kind)))}")
+                return value
             hint = "; quote text that reads as a number" if kind in (str, Optional[str]) and _is_number(value) else ""
             self.problems.append(f"{place}: {path}: expected {describe(kind)}, got {describe_value(value)}{hint}")
             return value
