@@ -6,8 +6,9 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 TESTS ?= tests
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
-# Rules of the house, and folders of which a test takes milliseconds.
-QUICKEST = tests/test_layers.py tests/test_house.py tests/config tests/clustering tests/docs tests/optim
+# Rules of the house, folders of which a test takes milliseconds, and the loop itself.
+QUICKEST = tests/test_layers.py tests/test_house.py tests/config tests/clustering tests/docs tests/optim \
+    tests/weights/layouts tests/methods/test_losses.py tests/engine/test_trainer.py
 # numpy 2 came after Paddle 2.6.2 was built
 NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 
