@@ -1,0 +1,81 @@
+"""What a trunk and a network are to the rest of the library: everything else asks for no more than this."""
+from __future__ import annotations
+
+from typing import Dict, List, Protocol, Sequence
+
+import paddle
+from paddle import nn
+
+from passl.errors import UserError
+
+OUTPUTS = ("features", "embedding", "scores", "logits")
+
+
+class Trunk(Protocol):
+    """Any layer that turns images into features is a trunk, when it has these (docs/add_a_backbone.md).
+
+    num_features: F, the channels of its output.
+    stages: names of the sub-layers that follow each other, for recomputing activations and for probes of one layer.
+    """
+
+    num_features: int
+    stages: Sequence[str]
+
+    def __call__(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Images [B, 3, H, W] -> feature map [B, F, h, w], or a vector [B, F]."""
+
+
+def pool(features: paddle.Tensor) -> paddle.Tensor:
+    """What a trunk gives -> [B, F]: a map [B, F, h, w] is averaged over its positions, a vector [B, F] stays."""
+    if features.ndim == 2:
+        return features
+    if features.ndim != 4:
+        raise UserError(f"the trunk gives an output of shape {list(features.shape)}; expected is a feature map "
+                        "[B, F, h, w] or a vector [B, F]")
+    return features.mean(axis=[2, 3])
+
+
+class Network(nn.Layer):
+    """A trunk with heads, each of which may be missing; the base of everything `build_network` builds.
+
+    Called, it gives what training wants (see the classes in passl/models/networks.py). `outputs` gives the same things
+    under the same names for every network.
+    """
+
+    @property
+    def trunk(self) -> nn.Layer:
+        """The `Trunk`."""
+        raise NotImplementedError
+
+    def heads(self) -> Dict[str, nn.Layer]:
+        """The heads it has, by the name that their weights carry in a file: projection_head, prototypes, linear, ..."""
+        raise NotImplementedError
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """Those of OUTPUTS that `outputs` gives."""
+        raise NotImplementedError
+
+    @property
+    def num_features(self) -> int:
+        return self.trunk.num_features
+
+    @property
+    def head_sizes(self) -> List[int]:
+        """K of each prototype or cluster head; `scores` holds them side by side in this order."""
+        return []
+
+    def extract_feat(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Images [B, 3, H, W] -> pooled trunk features [B, F], whatever heads the network has."""
+        return pool(self.trunk(images))
+
+    def outputs(self, images: paddle.Tensor, names: Sequence[str] = OUTPUTS) -> Dict[str, paddle.Tensor]:
+        """Images [B, 3, H, W] -> those of `names` that the network has, each from one pass through the trunk.
+
+        "features" [B, F]; "embedding" [B, D], on the unit sphere where training has it there; "scores" [B, K] of all
+        prototype or cluster heads side by side (`head_sizes`); "logits" [B, C] of a classifier.
+        """
+        raise NotImplementedError
+
+    def normalize_prototypes(self) -> None:
+        """Bring every prototype to unit length (a checkpoint holds them as the last step left them), if there are any."""
