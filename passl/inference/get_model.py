@@ -100,8 +100,8 @@ def _by_name(name: str, pretrained: Union[None, bool, PathLike, Sequence[PathLik
     if not files:
         return finish(_named(name, entry, {}, None, options), ModelCard(name))
     checkpoint = read(files[0]) if len(files) == 1 else _joined([read(path) for path in files])
-    canonical, found, has_trunk = _look(checkpoint)
-    if not has_trunk:
+    canonical, found = _look(checkpoint)
+    if not found.has_trunk:
         raise CheckpointError(f"{checkpoint.path} holds a {found.kind} without a trunk: give the file of the trunk it "
                               f"was trained on as well, get_model('{name}', pretrained=[TRUNK, HEAD]) or --weights "
                               "TRUNK --weights HEAD")
@@ -111,17 +111,14 @@ def _by_name(name: str, pretrained: Union[None, bool, PathLike, Sequence[PathLik
     return finish(model, card)
 
 
-def _look(checkpoint: Checkpoint) -> Tuple[Dict[str, np.ndarray], Found, bool]:
-    """(weights in canonical names, what they are, whether there is a trunk); of an own file with a trunk that no other
-    library has, only the heads are in the first two."""
-    has_own_trunk = is_own(checkpoint) and any("encoder" in name.split(".") for name in checkpoint.tensors)
+def _look(checkpoint: Checkpoint) -> Tuple[Dict[str, np.ndarray], Found]:
+    """`recognise`, which knows nothing of an own file that holds a trunk of no other library and no head."""
     try:
-        canonical, found = recognise(checkpoint)
+        return recognise(checkpoint)
     except CheckpointError:
-        if not has_own_trunk:
+        if not is_own(checkpoint):
             raise
-        canonical, found = {}, Found("passl", checkpoint.format)
-    return canonical, found, has_own_trunk or bool(found.architecture)
+        return {}, Found("passl", checkpoint.format, unknown=list(checkpoint.tensors))
 
 
 def _files(name: str, entry: Optional[zoo.Release],
@@ -153,23 +150,41 @@ def _joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
 
 def _named(name: str, entry: Optional[zoo.Release], canonical: Mapping[str, np.ndarray], found: Optional[Found],
            options: Mapping[str, Any]) -> Network:
-    """The network of a name. Its heads are those of `options`, else of the file, else of the release."""
+    """The network of a name; without a file, its head is the release's or that of a published run."""
     if name in zoo.list_models():
         architecture, phase = entry.architecture, entry.classifier
     else:
         stem, _, phase = name.rpartition("_")
         architecture, phase = (stem.replace("swav_", "", 1), phase) if phase in PHASES else (name, "")
-    if phase in ("linearprobe", "finetune"):
-        keys = {"class_num": 1000, **_classifier(canonical, found, phase), **options}
-        own = {key: keys.pop(key) for key in CLASSIFIER_KEYS[phase] if key in keys}
-        return build_network({"type": architecture, **keys}, phase, **own)
-    head: Dict[str, Any] = {}
-    if phase == "pretrain" or entry is not None:
-        head = _head(entry) if entry is not None else dict(PUBLISHED_HEAD)
-        if found is not None and found.embedding:
-            count, head = head.get("nmb_prototypes", 0), _head(found, canonical)
-            head["nmb_prototypes"] = head["nmb_prototypes"] or count
-    return build_network({"type": architecture, **head, **options}, phase or "trunk")
+    defaults: Dict[str, Any] = {}
+    if phase in CLASSIFIER_KEYS:
+        defaults = {"class_num": 1000}
+    elif phase or entry is not None:
+        defaults = _head(entry) if entry is not None else PUBLISHED_HEAD
+    else:
+        found = None  # a trunk asked for by its name stays one
+    return _build({"type": architecture, **defaults}, phase or "trunk", canonical, found, options)
+
+
+def _build(backbone: Dict[str, Any], phase: str, canonical: Mapping[str, np.ndarray], found: Optional[Found],
+           options: Mapping[str, Any]) -> Network:
+    """The network of a phase. Its heads are those of `options`, else of the file, else of `backbone`."""
+    keys = {**backbone, **(_in_file(phase, canonical, found) if found is not None else {}), **options}
+    own = {key: keys.pop(key) for key in CLASSIFIER_KEYS.get(phase, ()) if key in keys}
+    return build_network(keys, phase, **own)
+
+
+def _in_file(phase: str, canonical: Mapping[str, np.ndarray], found: Found) -> Dict[str, Any]:
+    """Keys of Model and Model.backbone for the heads of one phase that a file has; none when it has none."""
+    if phase == "linearprobe" and "linear.weight" in canonical:
+        classes, inputs = canonical["linear.weight"].shape
+        pooled = {"global_pooling": inputs == found.features} if found.features else {}
+        return {"class_num": classes, "use_bn": "bn.weight" in canonical, **pooled}
+    if phase == "finetune" and found.classes and "projection_head.weight" in canonical:
+        return {"class_num": found.classes[0]}
+    if phase == "cluster heads" and "top_layer0.weight" in canonical:
+        return {"nmb_prototypes": found.classes}
+    return _head(found, canonical) if phase in ("pretrain", "trunk") else {}
 
 
 def _head(holder: Union[zoo.Release, Found], canonical: Container[str] = ()) -> Dict[str, Any]:
@@ -180,18 +195,7 @@ def _head(holder: Union[zoo.Release, Found], canonical: Container[str] = ()) -> 
     is_numbered = len(counts) > 1 or "prototypes.prototypes0.weight" in canonical
     return {"normalize": True, "hidden_mlp": holder.hidden, "output_dim": holder.embedding,
             "head_batch_norm": holder.head_batch_norm or not holder.hidden,
-            "nmb_prototypes": counts if is_numbered else sum(counts)}
-
-
-def _classifier(canonical: Mapping[str, np.ndarray], found: Optional[Found], phase: str) -> Dict[str, Any]:
-    """Options of `build_network` for the classifier of one phase that a file has; none when it has none."""
-    if phase == "linearprobe" and "linear.weight" in canonical:
-        classes, inputs = canonical["linear.weight"].shape
-        pooled = {"global_pooling": inputs == found.features} if found.features else {}
-        return {"class_num": classes, "use_bn": "bn.weight" in canonical, **pooled}
-    if phase == "finetune" and found is not None and found.classes and "projection_head.weight" in canonical:
-        return {"class_num": found.classes[0]}
-    return {}
+            **({"nmb_prototypes": counts if is_numbered else counts[0]} if counts else {})}
 
 
 def _told(report: LoadReport) -> LoadReport:
@@ -213,12 +217,12 @@ def _of_file(checkpoint: Checkpoint, section: Mapping[str, Any]) -> Network:
 
     The trunk is the section's; its heads are those that the file has.
     """
-    canonical, found, has_trunk = _look(checkpoint)
+    canonical, found = _look(checkpoint)
     given = section.get("backbone") or {}
     heads = {field.name for field in fields(HeadOptions)}
     backbone = {key: value for key, value in given.items() if key not in heads}
     if not backbone:
-        if not has_trunk:
+        if not found.has_trunk:
             raise CheckpointError(f"{checkpoint.path} holds a {found.kind} without a trunk: name the network and give "
                                   "both files, for instance get_model('swav_resnet50_linearprobe', pretrained=[TRUNK, "
                                   "HEAD])")
@@ -232,16 +236,13 @@ def _of_file(checkpoint: Checkpoint, section: Mapping[str, Any]) -> Network:
     if backbone["type"] not in BACKBONES:
         raise CheckpointError(f"{checkpoint.path} holds a {backbone['type']}, which is not a network of this library; "
                               f"known: {', '.join(BACKBONES.names(aliases=False))}")
-    for phase, keys in CLASSIFIER_KEYS.items():
-        classifier = _classifier(canonical, found, phase)
-        if classifier:
-            known = {key: section[key] for key in keys if key in section}
-            return build_network(backbone, phase, **{**known, **classifier})
-    if is_own(checkpoint) and "top_layer0.weight" in canonical:
-        return build_network({**backbone, "nmb_prototypes": found.classes}, "cluster heads")
-    if found.embedding:
-        backbone.update({**_head(found, canonical), "normalize": given.get("normalize", True)})
-    return build_network(backbone, "pretrain" if found.prototypes else "trunk")
+    phases = [phase for phase in (*CLASSIFIER_KEYS, *(["cluster heads"] if is_own(checkpoint) else []))
+              if _in_file(phase, canonical, found)]
+    phase = phases[0] if phases else "pretrain" if found.prototypes else "trunk"
+    if phase == "linearprobe":  # shapes do not tell it of a trunk that is not recognised
+        backbone["global_pooling"] = section.get("global_pooling", True)
+    options = {"normalize": given.get("normalize", True)} if found.embedding else {}
+    return _build(backbone, phase, canonical, found, options)
 
 
 def card_of_loaded(name: str, model: Network, report: LoadReport) -> ModelCard:

@@ -6,7 +6,7 @@ one side with neither framework nor layout tricks in it.
 from __future__ import annotations
 
 import re
-from typing import Dict, Iterator, List, Mapping
+from typing import Dict, List, Mapping
 
 import numpy as np
 
@@ -23,23 +23,11 @@ def fixed_input(size: int = 64, batch: int = 2) -> np.ndarray:
     return np.random.RandomState(20200617).standard_normal((batch, 3, size, size)).astype(np.float32)
 
 
-class _Widened(Mapping[str, np.ndarray]):
+class _Widened(Dict[str, np.ndarray]):
     """Weights as float64, one at a time: all at once they would be three copies of the model."""
 
-    def __init__(self, weights: Mapping[str, np.ndarray]):
-        self._weights = weights
-
     def __getitem__(self, name: str) -> np.ndarray:
-        return widen(self._weights[name]).astype(np.float64)
-
-    def __contains__(self, name) -> bool:
-        return name in self._weights
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
+        return widen(super().__getitem__(name)).astype(np.float64)
 
 
 def check_verifiable(canonical: Mapping[str, np.ndarray], found: Found) -> None:

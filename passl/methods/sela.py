@@ -29,7 +29,7 @@ from passl.registry import METHODS
 class SeLa(Method):
     """Hard labels of the whole data set under equipartition, optimised at a fixed number of moments of the run.
 
-    backbone: the trunk (passl/models/backbones.py), and nmb_prototypes: the number of clusters, or a list with one for
+    backbone: the trunk (passl/models/build.py), and nmb_prototypes: the number of clusters, or a list with one for
       each linear classifier (10 x 3000 in the released ResNet-50). They stand on the pooled features: no projection
       head, no unit length.
     temperature: divides the logits, in loss and transport; 1 in the original.

@@ -69,7 +69,7 @@ def check_crops(crops_for_assign: Sequence[int], nmb_crops: Optional[Sequence[in
 class SwAV(Method):
     """Queue, joint Sinkhorn assignment and swapped loss on a multi-crop network.
 
-    backbone: type and options of the network (passl/models/backbones.py).
+    backbone: type and options of the network (passl/models/build.py).
     temperature: of the predictions (0.1 in every published run).
     epsilon: Sinkhorn's entropy weight; 0.05 published. Lower it (0.03) when the loss stays at ln K.
     sinkhorn_iterations: 3 published; fewer fail to converge.

@@ -5,8 +5,9 @@ trunk and projection head under `res_model`.
 """
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
-from typing import List, Sequence, Tuple
+from typing import List, Tuple
 
 import paddle
 import paddle.nn.functional as F
@@ -15,17 +16,6 @@ from paddle import nn
 from passl.errors import UserError
 from passl.models.base import Network, pool
 from passl.models.heads import ClusterHead, HeadOptions, ProbeHead, cluster_counts, projection_head, prototypes
-
-
-def group_by_resolution(crops: Sequence[paddle.Tensor]) -> List[List[paddle.Tensor]]:
-    """Runs of consecutive crops of equal last dimension; only neighbours are merged, as in the reference."""
-    groups: List[List[paddle.Tensor]] = []
-    for crop in crops:
-        if groups and groups[-1][-1].shape[-1] == crop.shape[-1]:
-            groups[-1].append(crop)
-        else:
-            groups.append([crop])
-    return groups
 
 
 class MultiCropNetwork(Network):
@@ -71,8 +61,9 @@ class MultiCropNetwork(Network):
 
     def forward(self, crops):
         crops = [crops] if isinstance(crops, paddle.Tensor) else list(crops)
-        maps = [self.encoder(paddle.concat(group) if len(group) > 1 else group[0])
-                for group in group_by_resolution(crops)]
+        # Only neighbours of one resolution are joined, as in the reference.
+        groups = [list(group) for _, group in itertools.groupby(crops, key=lambda crop: crop.shape[-1])]
+        maps = [self.encoder(paddle.concat(group) if len(group) > 1 else group[0]) for group in groups]
         if self.eval_mode:
             return maps[0] if len(maps) == 1 else maps
         pooled = [pool(feature_map) for feature_map in maps]

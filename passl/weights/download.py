@@ -9,6 +9,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Dict, Optional, Tuple
 
 from passl.errors import CheckpointError
@@ -49,7 +50,8 @@ def weights_file(release: Release, folder: Optional[str] = None) -> str:
                                   ) from None
         if downloaded:
             return path
-    expected = release.sha256 or _remembered(path)
+    # The sum of the first download, unless writing the note was cut short.
+    expected = release.sha256 or "".join(re.findall(r"^[0-9a-f]{64}\b", _note(path + ".sha256")))
     if expected and (digest := sha256(path)) != expected:
         own = "" if release.sha256 else f", or delete {path}.sha256 if you replaced the file yourself"
         raise CheckpointError(f"{path} has sha256 {digest}, expected {expected}: the file is damaged or another one; "
@@ -79,7 +81,7 @@ def _download(release: Release, path: str) -> bool:
 
 def _fetch(url: str, file: BinaryIO) -> None:
     """Complete `file` from `url`, continuing what is there if it is a beginning of what the server has now."""
-    validator = _read_validator(file.name)
+    validator = _note(file.name + ".etag")
     done = os.fstat(file.fileno()).st_size
     if done and validator:
         try:
@@ -158,29 +160,17 @@ def _check(release: Release, part: str) -> str:
 
 def _remove(*paths: str) -> None:
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        Path(path).unlink(missing_ok=True)
 
 
-def _read_validator(part: str) -> Optional[str]:
-    try:
-        with open(part + ".etag", encoding="latin-1") as file:
-            return file.read().strip() or None
-    except FileNotFoundError:
-        return None
+def _note(path: str) -> str:
+    """The first characters of a small file beside the weights; nothing without one."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="latin-1") as file:
+        return file.read(1000).strip()
+    return ""
 
 
 def _progress(name: str, done: int, total: Optional[int]) -> None:
     if sys.stderr.isatty():
         share = f" of {total / 1e6:.0f} MB ({100 * done / max(total, 1):.0f} %)" if total else " MB"
         print(f"\r{name}: {done / 1e6:.0f}{share}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def _remembered(path: str) -> Optional[str]:
-    """The sum of the first download; None without one, or when writing the note was cut short."""
-    try:
-        with open(path + ".sha256", encoding="ascii") as file:
-            match = re.match(r"[0-9a-f]{64}\b", file.read(100))
-            return match[0] if match else None
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None
