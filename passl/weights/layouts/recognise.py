@@ -9,9 +9,8 @@ import numpy as np
 from passl.errors import CheckpointError
 from passl.weights.formats.reader import Checkpoint, widen
 from passl.weights.formats.tree import flatten
-from passl.weights.layouts.found import Found
+from passl.weights.layouts.found import Found, read_notes
 from passl.weights.layouts.keymaps import COUNTER, LAYOUTS, STATISTICS, Layout, paddleclas_stages
-from passl.weights.layouts.notes import read_notes
 
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _PADDLE_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
