@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "passl"
 ENDINGS = ("", "s", "d", "ed", "ing")  # models and model, exported and export
-# What every network, or every method, has in common stands in the base.py of its room. The other is a command that users
-# know: python -m passl.inference.exported.
+# What every network, or every method, has in common stands in the base.py of its room. `exported` is a command that
+# users know: python -m passl.inference.exported.
 ALLOWED = {"base", "exported"}
 
 
