@@ -34,7 +34,7 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 quickstart: $(READY)
-	$(BIN)/python tools/quickstart.py
+	$(BIN)/python tools/quickstart/run.py
 
 test: $(READY)
 	$(PYTEST) -m "not slow" $(TESTS)

@@ -5,10 +5,13 @@ picture is a square cut at random from its place, at a random scale, perhaps mir
 turned all round the circle and its saturation, contrast and brightness are changed. So the colour of a picture says
 nothing about its class and no two pictures match pixel by pixel; what they share is what they show. Held-out pictures
 are other cuts of the same places in other colours.
+
+    python tools/quickstart/images.py FOLDER
 """
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Dict, List
 
@@ -88,3 +91,7 @@ def false_colours(picture: np.ndarray, random: np.random.Generator) -> np.ndarra
     rgb = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB).astype(np.float32)
     rgb = (rgb - rgb.mean()) * random.uniform(*CONTRAST) + random.uniform(*BRIGHTNESS)
     return np.rint(rgb.clip(0, 255)).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    make_images(Path(sys.argv[1]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from passl.data.decode import read_image
-from passl.quickstart import images
+from tools.quickstart import images
 
 
 def digest(folder):

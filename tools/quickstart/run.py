@@ -1,14 +1,18 @@
-"""The quickstart: make the images, train by the same path as `passl-train`, compare three kinds of features."""
+"""`make quickstart`: make the images, train by the same path as `passl-train`, compare three kinds of features."""
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Dict, List, Optional
 
-CONFIG = Path(__file__).resolve().parents[2] / "tasks" / "ssl" / "swav" / "configs" / "quickstart.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+CONFIG = ROOT / "tasks" / "ssl" / "swav" / "configs" / "quickstart.yaml"
 NEIGHBOURS, TEMPERATURE = 20, 0.1
 ROWS = {"pixels": "raw pixels", "untrained": "untrained network", "swav": "SwAV network"}
 
@@ -21,13 +25,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--seed", type=int, default=31, help="of weights, shuffling and augmentation: %(default)s")
     parser.add_argument("--steps", type=int, help="stop after this many training steps")
     options = parser.parse_args(arguments)
-    if not CONFIG.is_file():
-        parser.exit(2, f"quickstart: {CONFIG} is missing: run it from a checkout of the repository\n")
 
     begin = time.perf_counter()
     data = options.folder / "data"
     print("1. Images: cuts of twenty places in two photographs that scikit-learn ships, in false colours", flush=True)
-    from passl.quickstart.images import make_images
+    from tools.quickstart.images import make_images
 
     counts = make_images(data)
     print(f"   {counts['train']} to train on, {counts['val']} held out (other cuts of the same places, other colours), "
@@ -155,3 +157,7 @@ def _short(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

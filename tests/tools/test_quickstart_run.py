@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from passl.quickstart import images, run
+from tools.quickstart import images, run
 
 
 def test_table_lists_what_was_learnt_last():
