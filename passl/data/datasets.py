@@ -25,6 +25,8 @@ class ImageDataset:
     batches never changes. The returned index is that of the image really used.
     """
 
+    remedy = "dataset.image_errors: skip would leave such files out"  # another one where there is no config
+
     def __init__(self, samples: SampleList, image_errors: str, seed: int):
         if image_errors not in ("error", "skip"):
             raise DataError(f"image_errors is {image_errors!r}; it must be 'error' or 'skip'")
@@ -55,7 +57,7 @@ class ImageDataset:
             return read_image(path, reduction), index
         except DataError as error:
             if self.image_errors == "error":
-                raise DataError(f"{error}; dataset.image_errors: skip would leave such files out") from None
+                raise DataError(str(error), self.remedy) from None
             self.skipped[path] = str(error)
         stream = Stream(self.seed, epoch, index, _REPLACEMENT_STREAM)
         for _ in range(_MOST_REPLACEMENTS):

@@ -12,8 +12,8 @@ import paddle
 from paddle import nn
 
 from passl.errors import UserError
-from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
+from passl.inference.engine import evaluation_mode
 from passl.inference.exported import model_files, run_exported
 from passl.models.classifier import FineTuneModel, LinearProbeModel
 
@@ -53,7 +53,7 @@ def decide_output(model: nn.Layer, output: str) -> str:
     if output == "auto":
         output = "logits" if is_classifier else "features"
     if output == "logits":
-        from passl.inference.use import require_classifier
+        from passl.inference.predict import require_classifier
 
         require_classifier(model)
     network = getattr(model, "res_model", model)
@@ -83,7 +83,7 @@ def export(model: nn.Layer, prefix: Path, input_shape: Sequence[Optional[int]] =
     network = InferenceNetwork(model, decide_output(model, output))
     prefix.parent.mkdir(parents=True, exist_ok=True)
     spec = [paddle.static.InputSpec([-1 if size is None else size for size in input_shape], "float32", "images")]
-    with evaluation_mode(network):
+    with evaluation_mode(network), paddle.no_grad():
         images = check_images(input_shape)
         live = network(paddle.to_tensor(images)).numpy()  # before to_static, which replaces the layer's forward
         if export_type == "onnx":

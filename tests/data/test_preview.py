@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from passl.data.preview import crop_grid
+from passl.data.batch import crop_grid
 
 
 def test_crops_are_where_they_belong():
