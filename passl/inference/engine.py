@@ -149,7 +149,7 @@ class Engine:
         if tuple(outputs) == ("features",):
             features = feature_function(self.network)
             return lambda images: {"features": features(images)}
-        given = getattr(self.network, "output_names", ("features",))
+        given = getattr(self.network, "output_heads", ("features",))
         missing = [name for name in outputs if name not in given]
         if missing:
             raise UserError(f"{card_of(self.network).name} gives {', '.join(given)}, not {', '.join(missing)}")

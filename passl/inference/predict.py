@@ -69,7 +69,7 @@ def describe(scores: np.ndarray, classes: Sequence[str], top_k: Optional[int] = 
 def require_classifier(model) -> None:
     """ValueError unless the network has a trained classifier: random logits look like answers."""
     card = card_of(model)
-    if "logits" not in getattr(model, "output_names", ()):
+    if "logits" not in getattr(model, "output_heads", ()):
         raise UserError(f"{card.name} has no classifier; passl.assign gives its clusters and passl.embed its features,"
                         " or train a probe on it (docs/evaluation.md)")
     if not card.has_classifier:

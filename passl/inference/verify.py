@@ -101,7 +101,8 @@ def paddle_network(state: Mapping[str, np.ndarray], found: Found):
     """
     import paddle
 
-    from passl.models.multi_crop import MultiCropNetwork
+    from passl.models.heads import HeadOptions
+    from passl.models.networks import MultiCropNetwork
     from passl.models.resnet import BasicBlock, Bottleneck, ResNet
     from passl.weights.load import load_into
 
@@ -109,8 +110,9 @@ def paddle_network(state: Mapping[str, np.ndarray], found: Found):
     trunk = ResNet(Bottleneck if found.block == "bottleneck" else BasicBlock, found.blocks, 1,
                    "small" if found.stem_kernel == 3 else "imagenet", base_channels=base)
     prototypes = found.prototypes[0] if len(found.prototypes) == 1 else found.prototypes
-    network = MultiCropNetwork(trunk, bool(found.prototypes), found.hidden, found.embedding, prototypes or 0,
-                               found.head_batch_norm)
+    options = HeadOptions(bool(found.prototypes), found.hidden, found.embedding, prototypes or 0,
+                          head_batch_norm=found.head_batch_norm)
+    network = MultiCropNetwork(trunk, options)
     load_into(network, state, strict="all")
     canonical = {name.replace("res_model.", "").replace("linear.linear.", "linear."): array
                  for name, array in state.items()}
@@ -124,21 +126,14 @@ def paddle_network(state: Mapping[str, np.ndarray], found: Found):
     return network
 
 
-def paddle_forward(network, found: Found, images: np.ndarray) -> Dict[str, np.ndarray]:
+def paddle_forward(network, images: np.ndarray) -> Dict[str, np.ndarray]:
     """The outputs of `numpy_forward` from a `paddle_network`."""
     import paddle
 
     with paddle.no_grad():
-        x = paddle.to_tensor(images)
-        features = network.encoder(x).mean(axis=[2, 3])
-        outputs = {"features": features}
-        if found.prototypes:
-            outputs["embedding"], scores = network.project(features)
-            outputs["scores"] = paddle.concat(scores, axis=1) if isinstance(scores, list) else scores
-        elif found.embedding:
-            outputs["embedding"] = network.project(features)
+        outputs = network.outputs(paddle.to_tensor(images))
         if len(network.classifiers):
-            outputs["logits"] = paddle.concat([layer(features) for layer in network.classifiers], axis=1)
+            outputs["logits"] = paddle.concat([layer(outputs["features"]) for layer in network.classifiers], axis=1)
     return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 

@@ -7,13 +7,8 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tupl
 import paddle
 
 from passl.errors import UserError
-from passl.models.backbones import ARCHITECTURES
-from passl.models.pretrain import PretrainModel
-
-
-def names(method: str, prefix: str) -> List[str]:
-    """What a method may be called in a config: its own name, and PASSL's form <prefix>_<architecture>_pretrain."""
-    return [method] + [f"{prefix}_{architecture}_pretrain" for architecture in ARCHITECTURES]
+from passl.models.base import Network
+from passl.models.build import build_network
 
 
 def full_precision(function: Callable) -> Callable:
@@ -72,7 +67,7 @@ class Method:
     `rank_state` (this rank's own), as plain dicts of numpy arrays and numbers, and exists from construction on.
     """
 
-    model: paddle.nn.Layer
+    model: Network
     network: Callable
     needs_memory_pass = False
     pretrained_part = "all"
@@ -82,9 +77,9 @@ class Method:
     published_rates: Optional[Tuple[str, float, float]] = None
 
     @classmethod
-    def build_network(cls, backbone: Dict[str, Any]) -> paddle.nn.Layer:
+    def build_network(cls, backbone: Dict[str, Any]) -> Network:
         """The network of Model.backbone without anything that only training needs."""
-        return PretrainModel(backbone)
+        return build_network(backbone, "pretrain")
 
     def distribute(self, wrap: Callable[[paddle.nn.Layer], Callable]) -> None:
         """Let `wrap` (gradient reduction over ranks) stand between training and the model."""

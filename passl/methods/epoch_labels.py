@@ -14,8 +14,8 @@ from passl.methods.base import Method, check_positive, full_precision
 from passl.methods.label_table import labels_of_checkpoint, sparse_clusters_advice
 from passl.methods.memory_bank import MemoryBank
 from passl.methods.swav import check_crops
+from passl.models.build import build_network
 from passl.models.heads import Prototypes
-from passl.models.pretrain import PretrainModel
 
 GATHERED_BYTES = 64 * 2**20  # soft labels of all ranks that are on the device at a time
 UNLABELLED = -100  # an image of which the bank has no embedding: the loss leaves it out
@@ -56,7 +56,7 @@ class EpochLabels(Method):
                             "for each head ([3000, 3000, 3000] for ImageNet)")
         check_crops(crops_for_assign, nmb_crops, crop_count)
         check_positive(temperature=(temperature, 0.1))
-        self.model = PretrainModel(backbone)
+        self.model = build_network(backbone, "pretrain")
         self.network = self.model
         self.temperature = temperature
         self.crops_for_assign = list(crops_for_assign)
@@ -84,8 +84,7 @@ class EpochLabels(Method):
         self._pending: List[Any] = []  # embeddings and indices of the current step; stored when the step has worked
 
     def heads(self) -> List[Prototypes]:
-        prototypes = self.model.res_model.prototypes
-        return [prototypes] if isinstance(prototypes, Prototypes) else prototypes.heads()
+        return self.model.prototype_heads()
 
     def label(self, head: int, embeddings: paddle.Tensor, epoch: int) -> HeadLabels:
         """Labels of this rank's bank rows [n, D], joint over all ranks."""

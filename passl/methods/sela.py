@@ -15,15 +15,16 @@ import paddle.nn.functional as F
 from passl import distributed
 from passl.clustering.balanced_labels import balanced_labels
 from passl.errors import UserError
-from passl.methods.base import Method, check_positive, full_precision, names
+from passl.methods.base import Method, check_positive, full_precision
 from passl.methods.label_schedule import label_steps
 from passl.methods.label_table import labels_of_checkpoint, sparse_clusters_advice
 from passl.methods.memory_bank import MemoryBank
-from passl.models.cluster_heads import ClusterHeadModel, cluster_counts
+from passl.models.build import build_network
+from passl.models.heads import cluster_counts
 from passl.registry import METHODS
 
 
-@METHODS.register(*names("SeLa", "sela"),
+@METHODS.register("SeLa", "sela_{trunk}_pretrain",
                   context=("batch_size", "world_size", "iterations_per_epoch", "epochs", "dataset_size", "seed"))
 class SeLa(Method):
     """Hard labels of the whole data set under equipartition, optimised at a fixed number of moments of the run.
@@ -73,8 +74,7 @@ class SeLa(Method):
             raise UserError(f"the {images} images of an epoch cannot fill {max(clusters)} clusters: lower "
                             "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
                             f"{max(2, images // 50)}")
-        self.model = ClusterHeadModel(backbone)
-        self.network = self.model
+        self.model = self.network = self.build_network(backbone)
         self.clusters = clusters
         self.temperature = temperature
         self.label_pass_mode = label_pass_mode
@@ -90,7 +90,7 @@ class SeLa(Method):
 
     @classmethod
     def build_network(cls, backbone):
-        return ClusterHeadModel(backbone)
+        return build_network(backbone, "cluster heads")
 
     def _set_labels(self, table: np.ndarray) -> None:
         self.labels = paddle.to_tensor(table)  # int64 [T, N]
@@ -138,7 +138,7 @@ class SeLa(Method):
             own = own[(own >= 0) & (own < len(indices))]
             features = paddle.index_select(features, paddle.to_tensor(own))
         table = self.labels.numpy().copy()
-        for head, layer in enumerate(self.model.heads()):
+        for head, layer in enumerate(self.model.heads().values()):
             found = balanced_labels(features, layer.weight, layer.bias, **self.transport)
             table[head, shown[kept]] = distributed.all_gather_rows(found.labels).numpy()
         self.labels_changed = float((table != self.labels.numpy())[:, shown[kept]].mean())

@@ -11,12 +11,12 @@ from typing import Any, Dict, List, Optional
 from passl.arrays import to_numpy
 from passl.clustering.balanced_labels import balanced_labels
 from passl.errors import UserError
-from passl.methods.base import check_positive, names
+from passl.methods.base import check_positive
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
 
 
-@METHODS.register(*names("SeLaV2", "selav2"),
+@METHODS.register("SeLaV2", "selav2_{trunk}_pretrain",
                   context=("batch_size", "world_size", "iterations_per_epoch", "crop_count", "dataset_size", "seed"))
 class SeLaV2(EpochLabels):
     """Optimal-transport labels under equipartition at every epoch; prototypes are trained by gradient.

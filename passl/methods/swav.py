@@ -10,9 +10,9 @@ import paddle.nn.functional as F
 
 from passl.clustering.sinkhorn import harden, sinkhorn
 from passl.errors import UserError
-from passl.methods.base import Method, check_not_negative, check_positive, full_precision, names
+from passl.methods.base import Method, check_not_negative, check_positive, full_precision
 from passl.methods.embedding_queue import EmbeddingQueue
-from passl.models.pretrain import PretrainModel
+from passl.models.build import build_network
 from passl.registry import METHODS
 
 
@@ -63,7 +63,8 @@ def check_crops(crops_for_assign: Sequence[int], nmb_crops: Optional[Sequence[in
                         f"{crop_count - 1}")
 
 
-@METHODS.register(*names("SwAV", "swav"), context=("batch_size", "world_size", "iterations_per_epoch", "crop_count"),
+@METHODS.register("SwAV", "swav_{trunk}_pretrain",
+                  context=("batch_size", "world_size", "iterations_per_epoch", "crop_count"),
                   legacy={"apex": "synchronised batch norm is set in DistributedStrategy.sync_batch_norm"})
 class SwAV(Method):
     """Queue, joint Sinkhorn assignment and swapped loss on a multi-crop network.
@@ -104,7 +105,7 @@ class SwAV(Method):
         check_crops(crops_for_assign, nmb_crops, crop_count)
         if crop_count is not None and crop_count < 2:
             raise UserError("SwAV predicts one crop's assignment from another: set num_crops to at least 2 in all")
-        self.model = PretrainModel(backbone)
+        self.model = build_network(backbone, "pretrain")
         self.network = self.model
         self.temperature = temperature
         self.epsilon = epsilon

@@ -1,7 +1,7 @@
 """What a trunk and a network are to the rest of the library: everything else asks for no more than this."""
 from __future__ import annotations
 
-from typing import Dict, List, Protocol, Sequence
+from typing import Dict, List, Protocol, Sequence, Tuple
 
 import paddle
 from paddle import nn
@@ -52,8 +52,8 @@ class Network(nn.Layer):
         raise NotImplementedError
 
     @property
-    def output_names(self) -> Sequence[str]:
-        """Those of OUTPUTS that `outputs` gives."""
+    def output_heads(self) -> Dict[str, Tuple[str, ...]]:
+        """Those of OUTPUTS that `outputs` gives, each with the heads it passes through."""
         raise NotImplementedError
 
     @property
@@ -75,7 +75,12 @@ class Network(nn.Layer):
         "features" [B, F]; "embedding" [B, D], on the unit sphere where training has it there; "scores" [B, K] of all
         prototype or cluster heads side by side (`head_sizes`); "logits" [B, C] of a classifier.
         """
+        found = self.outputs_of(self.trunk(images), names)
+        return {name: found[name] for name in names if name in found}
+
+    def outputs_of(self, trunk_output: paddle.Tensor, names: Sequence[str]) -> Dict[str, paddle.Tensor]:
+        """At least those of `names` that it has, from what the trunk gives."""
         raise NotImplementedError
 
     def normalize_prototypes(self) -> None:
-        """Bring every prototype to unit length (a checkpoint holds them as the last step left them), if there are any."""
+        """Bring every prototype to unit length, if there are any; a checkpoint has them as the last step left them."""

@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import http.client
 import logging
 import os
@@ -11,9 +9,10 @@ import re
 import sys
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, BinaryIO, Dict, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, BinaryIO, Dict, Optional, Tuple
 
 from passl.errors import CheckpointError
+from passl.files import locked, sha256
 
 if TYPE_CHECKING:
     from passl.weights.zoo import Release
@@ -51,7 +50,7 @@ def weights_file(release: Release, folder: Optional[str] = None) -> str:
         if downloaded:
             return path
     expected = release.sha256 or _remembered(path)
-    if expected and (digest := _sha256(path)) != expected:
+    if expected and (digest := sha256(path)) != expected:
         own = "" if release.sha256 else f", or delete {path}.sha256 if you replaced the file yourself"
         raise CheckpointError(f"{path} has sha256 {digest}, expected {expected}: the file is damaged or another one; "
                               f"delete it to download it again{own}")
@@ -61,7 +60,7 @@ def weights_file(release: Release, folder: Optional[str] = None) -> str:
 def _download(release: Release, path: str) -> bool:
     """Fetch the file unless another process did so meanwhile; whether it was this one."""
     part = path + ".part"
-    with _claimed(part) as file:
+    with locked(part, on_wait=lambda: _LOGGER.info(f"another process is downloading {part}; waiting for it")) as file:
         if os.path.exists(path):
             _remove(part)
             return False
@@ -76,33 +75,6 @@ def _download(release: Release, path: str) -> bool:
         _remove(part + ".etag")
         os.replace(part, path)
     return True
-
-
-@contextlib.contextmanager
-def _claimed(part: str) -> Iterator[BinaryIO]:
-    """The partial file, open for appending and held by this process alone; a holder that dies lets go of it.
-
-    The lock is on the file itself, so nothing is left behind. After waiting, the name may stand for another file (the
-    former holder renamed or deleted his), and then the wait begins anew.
-    """
-    while True:
-        with open(part, "a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _LOGGER.info(f"another process is downloading {part}; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(file, part):
-                yield file
-                return
-
-
-def _is_at(file: BinaryIO, path: str) -> bool:
-    """Whether `path` still names the open `file`; others may rename and delete at any moment, so it is asked once."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _fetch(url: str, file: BinaryIO) -> None:
@@ -165,7 +137,7 @@ def _content_range(headers: Dict[str, str]) -> Tuple[Optional[int], Optional[int
 
 def _check(release: Release, part: str) -> str:
     """The sha256 of the finished file; CheckpointError when it is not the release's."""
-    digest = _sha256(part)
+    digest = sha256(part)
     if release.sha256 and digest != release.sha256:
         raise CheckpointError(f"{release.url} has sha256 {digest}, expected {release.sha256}; the download was "
                               "deleted. Try again; if it persists, the file at that address has changed")
@@ -196,14 +168,6 @@ def _read_validator(part: str) -> Optional[str]:
             return file.read().strip() or None
     except FileNotFoundError:
         return None
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(_BLOCK), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _progress(name: str, done: int, total: Optional[int]) -> None:
