@@ -8,8 +8,6 @@ from paddle import nn
 
 from passl.errors import UserError
 
-OUTPUTS = ("features", "embedding", "scores", "logits")
-
 
 class Trunk(Protocol):
     """Any layer that turns images into features is a trunk, when it has these (docs/add_a_backbone.md).
@@ -53,7 +51,7 @@ class Network(nn.Layer):
 
     @property
     def output_heads(self) -> Dict[str, Tuple[str, ...]]:
-        """Those of OUTPUTS that `outputs` gives, each with the heads it passes through."""
+        """What `outputs` gives, each with the heads it passes through."""
         raise NotImplementedError
 
     @property
@@ -69,7 +67,8 @@ class Network(nn.Layer):
         """Images [B, 3, H, W] -> pooled trunk features [B, F], whatever heads the network has."""
         return pool(self.trunk(images))
 
-    def outputs(self, images: paddle.Tensor, names: Sequence[str] = OUTPUTS) -> Dict[str, paddle.Tensor]:
+    def outputs(self, images: paddle.Tensor, names: Sequence[str] = ("features", "embedding", "scores", "logits")
+                ) -> Dict[str, paddle.Tensor]:
         """Images [B, 3, H, W] -> those of `names` that the network has, each from one pass through the trunk.
 
         "features" [B, F]; "embedding" [B, D], on the unit sphere where training has it there; "scores" [B, K] of all
