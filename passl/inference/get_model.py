@@ -167,22 +167,20 @@ def _named(name: str, entry: Optional[zoo.Release], canonical: Mapping[str, np.n
     if phase == "pretrain" or entry is not None:
         head = _head(entry) if entry is not None else dict(PUBLISHED_HEAD)
         if found is not None and found.embedding:
-            head = {**_head(found), "nmb_prototypes": _counts(found, canonical) or head.get("nmb_prototypes", 0)}
+            count, head = head.get("nmb_prototypes", 0), _head(found, canonical)
+            head["nmb_prototypes"] = head["nmb_prototypes"] or count
     return build_network({"type": architecture, **head, **options}, phase or "trunk")
 
 
-def _head(holder: Union[zoo.Release, Found]) -> Dict[str, Any]:
+def _head(holder: Union[zoo.Release, Found], canonical: Container[str] = ()) -> Dict[str, Any]:
     """Keys of Model.backbone for the projection head and the prototypes that a release or a file has."""
     if not holder.embedding:
         return {}
-    return {"normalize": True, "hidden_mlp": holder.hidden, "output_dim": holder.embedding,
-            "head_batch_norm": holder.head_batch_norm or not holder.hidden, "nmb_prototypes": _counts(holder)}
-
-
-def _counts(holder: Union[zoo.Release, Found], canonical: Container[str] = ()) -> Union[int, List[int]]:
-    """nmb_prototypes; a list also for one head that is numbered in the file."""
     counts = list(holder.prototypes)
-    return counts[0] if len(counts) == 1 and "prototypes.prototypes0.weight" not in canonical else counts or 0
+    is_numbered = len(counts) > 1 or "prototypes.prototypes0.weight" in canonical
+    return {"normalize": True, "hidden_mlp": holder.hidden, "output_dim": holder.embedding,
+            "head_batch_norm": holder.head_batch_norm or not holder.hidden,
+            "nmb_prototypes": counts if is_numbered else sum(counts)}
 
 
 def _classifier(canonical: Mapping[str, np.ndarray], found: Optional[Found], phase: str) -> Dict[str, Any]:
@@ -242,8 +240,7 @@ def _of_file(checkpoint: Checkpoint, section: Mapping[str, Any]) -> Network:
     if is_own(checkpoint) and "top_layer0.weight" in canonical:
         return build_network({**backbone, "nmb_prototypes": found.classes}, "cluster heads")
     if found.embedding:
-        backbone.update({**_head(found), "nmb_prototypes": _counts(found, canonical),
-                         "normalize": given.get("normalize", True)})
+        backbone.update({**_head(found, canonical), "normalize": given.get("normalize", True)})
     return build_network(backbone, "pretrain" if found.prototypes else "trunk")
 
 
@@ -269,7 +266,7 @@ def finish(model: Network, card: ModelCard) -> Network:
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
     """ValueError for an option that no trunk and no classifier takes."""
-    known = {"class_num", "global_pooling", "use_bn"}.union(*(BACKBONES.parameters(name) for name in BACKBONES.names()))
+    known = {*CLASSIFIER_KEYS["linearprobe"]}.union(*(BACKBONES.parameters(name) for name in BACKBONES.names()))
     for option in options:
         if option not in known:
             raise UserError(f"get_model has no option '{option}'{nearest(option, known)}; it takes: "

@@ -84,7 +84,7 @@ class EpochLabels(Method):
         self._pending: List[Any] = []  # embeddings and indices of the current step; stored when the step has worked
 
     def heads(self) -> List[Prototypes]:
-        return self.model.prototype_heads()
+        return self.model.score_heads()
 
     def label(self, head: int, embeddings: paddle.Tensor, epoch: int) -> HeadLabels:
         """Labels of this rank's bank rows [n, D], joint over all ranks."""

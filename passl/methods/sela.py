@@ -138,7 +138,7 @@ class SeLa(Method):
             own = own[(own >= 0) & (own < len(indices))]
             features = paddle.index_select(features, paddle.to_tensor(own))
         table = self.labels.numpy().copy()
-        for head, layer in enumerate(self.model.heads().values()):
+        for head, layer in enumerate(self.model.score_heads()):
             found = balanced_labels(features, layer.weight, layer.bias, **self.transport)
             table[head, shown[kept]] = distributed.all_gather_rows(found.labels).numpy()
         self.labels_changed = float((table != self.labels.numpy())[:, shown[kept]].mean())

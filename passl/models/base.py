@@ -34,11 +34,12 @@ def pool(features: paddle.Tensor) -> paddle.Tensor:
 
 
 class Network(nn.Layer):
-    """A trunk with heads, each of which may be missing; the base of everything `build_network` builds.
+    """A trunk with heads; the base of everything `build_network` builds (passl/models/networks.py).
 
-    Called, it gives what training wants (see the classes in passl/models/networks.py). `outputs` gives the same things
-    under the same names for every network.
+    Called, a network gives what its training wants. `outputs` gives the same things under the same names for all.
     """
+
+    head_output = "logits"  # what the heads give together
 
     @property
     def trunk(self) -> nn.Layer:
@@ -52,16 +53,20 @@ class Network(nn.Layer):
     @property
     def output_heads(self) -> Dict[str, Tuple[str, ...]]:
         """What `outputs` gives, each with the heads it passes through."""
-        raise NotImplementedError
+        return {"features": (), self.head_output: tuple(self.heads())}
 
     @property
     def num_features(self) -> int:
         return self.trunk.num_features
 
+    def score_heads(self) -> List[nn.Layer]:
+        """The prototype or cluster heads."""
+        return []
+
     @property
     def head_sizes(self) -> List[int]:
         """K of each prototype or cluster head; `scores` holds them side by side in this order."""
-        return []
+        return [head.weight.shape[1] for head in self.score_heads()]
 
     def extract_feat(self, images: paddle.Tensor) -> paddle.Tensor:
         """Images [B, 3, H, W] -> pooled trunk features [B, F], whatever heads the network has."""
@@ -74,12 +79,20 @@ class Network(nn.Layer):
         "features" [B, F]; "embedding" [B, D], on the unit sphere where training has it there; "scores" [B, K] of all
         prototype or cluster heads side by side (`head_sizes`); "logits" [B, C] of a classifier.
         """
-        found = self.outputs_of(self.trunk(images), names)
+        trunk_output = self.trunk(images)
+        features = pool(trunk_output)
+        found = {"features": features, **self.head_outputs(trunk_output, features, names)}
         return {name: found[name] for name in names if name in found}
 
-    def outputs_of(self, trunk_output: paddle.Tensor, names: Sequence[str]) -> Dict[str, paddle.Tensor]:
-        """At least those of `names` that it has, from what the trunk gives."""
+    def head_outputs(self, trunk_output: paddle.Tensor, features: paddle.Tensor, names: Sequence[str]
+                     ) -> Dict[str, paddle.Tensor]:
+        """Those of `names` that heads give, from what the trunk gives and from its pooled features."""
         raise NotImplementedError
+
+    def scores_of(self, inputs: paddle.Tensor) -> paddle.Tensor:
+        """What the score heads read, [N, D] or [N, F] -> scores [N, K] of all of them side by side."""
+        scores = [head(inputs) for head in self.score_heads()]
+        return paddle.concat(scores, axis=1) if len(scores) > 1 else scores[0]
 
     def normalize_prototypes(self) -> None:
         """Bring every prototype to unit length, if there are any; a checkpoint has them as the last step left them."""

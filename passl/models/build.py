@@ -4,19 +4,14 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Mapping
 
+from passl.models import networks
 from passl.models.base import Network
 from passl.models.heads import HeadOptions
-from passl.models.networks import (
-    ClusterHeadNetwork,
-    FineTunedNetwork,
-    LinearProbeNetwork,
-    MultiCropNetwork,
-    PretrainNetwork,
-)
 from passl.registry import BACKBONES
 
-NETWORKS = {"trunk": MultiCropNetwork, "pretrain": PretrainNetwork, "cluster heads": ClusterHeadNetwork,
-            "linearprobe": LinearProbeNetwork, "finetune": FineTunedNetwork}
+NETWORKS = {"trunk": networks.MultiCropNetwork, "pretrain": networks.PretrainNetwork,
+            "cluster heads": networks.ClusterHeadNetwork, "linearprobe": networks.LinearProbeNetwork,
+            "finetune": networks.FineTunedNetwork}
 
 
 def build_network(backbone: Mapping[str, Any], kind: str = "trunk", **options: Any) -> Network:

@@ -14,15 +14,7 @@ from paddle import nn
 
 from passl.errors import UserError
 from passl.models.base import Network, pool
-from passl.models.heads import (
-    ClusterHead,
-    HeadOptions,
-    ProbeHead,
-    Prototypes,
-    cluster_counts,
-    projection_head,
-    prototypes,
-)
+from passl.models.heads import ClusterHead, HeadOptions, ProbeHead, cluster_counts, projection_head, prototypes
 
 
 def group_by_resolution(crops: Sequence[paddle.Tensor]) -> List[List[paddle.Tensor]]:
@@ -71,11 +63,11 @@ class MultiCropNetwork(Network):
     @property
     def output_heads(self):
         names = tuple(self.heads())
-        return dict(zip(("features", "embedding", "scores"), (names[:count] for count in range(len(names) + 1))))
+        outputs = ("features", "embedding", "scores")[:len(names) + 1]
+        return {output: names[:count] for count, output in enumerate(outputs)}
 
-    @property
-    def head_sizes(self):
-        return [head.weight.shape[1] for head in self.prototypes.heads()] if self.prototypes is not None else []
+    def score_heads(self):
+        return self.prototypes.heads() if self.prototypes is not None else []
 
     def forward(self, crops):
         crops = [crops] if isinstance(crops, paddle.Tensor) else list(crops)
@@ -101,21 +93,17 @@ class MultiCropNetwork(Network):
                 embedding = embedding.astype(paddle.float32)
             return F.normalize(embedding, axis=1, epsilon=1e-12) if self.normalize else embedding
 
-    def outputs_of(self, trunk_output, names):
-        found = {"features": pool(trunk_output)}
+    def head_outputs(self, trunk_output, features, names):
+        found = {}
         if self.projection_head is not None and ("embedding" in names or "scores" in names):
-            found["embedding"] = self.embed(found["features"])
+            found["embedding"] = self.embed(features)
         if self.prototypes is not None and "scores" in names:
-            found["scores"] = _side_by_side([head(found["embedding"]) for head in self.prototypes.heads()])
+            found["scores"] = self.scores_of(found["embedding"])
         return found
 
     def normalize_prototypes(self):
         if self.prototypes is not None:
             self.prototypes.normalize()
-
-
-def _side_by_side(scores: List[paddle.Tensor]) -> paddle.Tensor:
-    return paddle.concat(scores, axis=1) if len(scores) > 1 else scores[0]
 
 
 class PhaseNetwork(Network):
@@ -132,22 +120,8 @@ class PhaseNetwork(Network):
     def heads(self):
         return self.res_model.heads()
 
-    @property
-    def output_heads(self):
-        return self.res_model.output_heads
-
-    @property
-    def head_sizes(self):
-        return self.res_model.head_sizes
-
     def forward(self, crops):
         return self.res_model(crops)
-
-    def outputs_of(self, trunk_output, names):
-        return self.res_model.outputs_of(trunk_output, names)
-
-    def normalize_prototypes(self):
-        self.res_model.normalize_prototypes()
 
 
 class PretrainNetwork(PhaseNetwork):
@@ -159,8 +133,18 @@ class PretrainNetwork(PhaseNetwork):
             raise UserError("pretraining by clustering needs prototypes: set Model.backbone.output_dim (128) and "
                             "Model.backbone.nmb_prototypes")
 
-    def prototype_heads(self) -> List[Prototypes]:
-        return self.res_model.prototypes.heads()
+    @property
+    def output_heads(self):
+        return self.res_model.output_heads
+
+    def score_heads(self):
+        return self.res_model.score_heads()
+
+    def head_outputs(self, trunk_output, features, names):
+        return self.res_model.head_outputs(trunk_output, features, names)
+
+    def normalize_prototypes(self):
+        self.res_model.normalize_prototypes()
 
     def scores(self, embeddings: paddle.Tensor):
         """Prototype scores of stored embeddings [..., D] -> [..., K] (a list for several heads)."""
@@ -192,32 +176,27 @@ class ClusterHeadNetwork(PhaseNetwork):
     `res_model.top_layer{h}.{weight,bias}`.
     """
 
+    head_output = "scores"
+
     def __init__(self, trunk: nn.Layer, options: HeadOptions):
         super().__init__(trunk, replace(options, nmb_prototypes=0))
-        counts = cluster_counts(vars(options))
-        self.head_names = [f"top_layer{head}" for head in range(len(counts))]
-        for name, count in zip(self.head_names, counts):
-            self.res_model.add_sublayer(name, ClusterHead(self.num_features, count))
+        self.counts = cluster_counts(vars(options))
+        for head, count in enumerate(self.counts):
+            self.res_model.add_sublayer(f"top_layer{head}", ClusterHead(self.num_features, count))
 
     def heads(self):
-        return {name: getattr(self.res_model, name) for name in self.head_names}
+        return {name: getattr(self.res_model, name) for name in map("top_layer{}".format, range(len(self.counts)))}
 
-    @property
-    def output_heads(self):
-        return {"features": (), "scores": tuple(self.head_names)}
-
-    @property
-    def head_sizes(self):
-        return [head.weight.shape[1] for head in self.heads().values()]
+    def score_heads(self):
+        return list(self.heads().values())
 
     def forward(self, crops) -> Tuple[paddle.Tensor, List[paddle.Tensor]]:
         """V crops [B, 3, H, W] -> (features [V * B, F], logits [V * B, K] of every head), rows crop-major."""
         features = self.res_model(crops)
-        return features, [head(features) for head in self.heads().values()]
+        return features, [head(features) for head in self.score_heads()]
 
-    def outputs_of(self, trunk_output, names):
-        features = pool(trunk_output)
-        return {"features": features, "scores": _side_by_side([head(features) for head in self.heads().values()])}
+    def head_outputs(self, trunk_output, features, names):
+        return {"scores": self.scores_of(features)} if "scores" in names else {}
 
 
 class LinearProbeNetwork(PhaseNetwork):
@@ -242,20 +221,14 @@ class LinearProbeNetwork(PhaseNetwork):
     def heads(self):
         return {"linear": self.linear}
 
-    @property
-    def output_heads(self):
-        return {"features": (), "logits": ("linear",)}
-
     def forward(self, images):
         with paddle.no_grad():
-            features = self.trunk(images)
-        return self._logits(features)
+            output = self.trunk(images)
+            features = pool(output)
+        return self.head_outputs(output, features, ("logits",))["logits"]
 
-    def _logits(self, trunk_output):
-        return self.linear(pool(trunk_output) if self.linear.global_pooling else trunk_output)
-
-    def outputs_of(self, trunk_output, names):
-        return {"features": pool(trunk_output), "logits": self._logits(trunk_output)}
+    def head_outputs(self, trunk_output, features, names):
+        return {"logits": self.linear(features if self.linear.global_pooling else trunk_output)}
 
 
 class FineTunedNetwork(PhaseNetwork):
@@ -267,10 +240,5 @@ class FineTunedNetwork(PhaseNetwork):
     def __init__(self, trunk: nn.Layer, options: HeadOptions, class_num: int):
         super().__init__(trunk, replace(options, output_dim=class_num))
 
-    @property
-    def output_heads(self):
-        return {"features": (), "logits": ("projection_head",)}
-
-    def outputs_of(self, trunk_output, names):
-        features = pool(trunk_output)
-        return {"features": features, "logits": self.res_model.embed(features)}
+    def head_outputs(self, trunk_output, features, names):
+        return {"logits": self.res_model.embed(features)}

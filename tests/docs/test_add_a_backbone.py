@@ -21,8 +21,7 @@ SERIAL = ["--device", "cpu", "--workers", "0", "--batch-size", "4", "--threads",
 
 @pytest.fixture(scope="module")
 def example(repository, tmp_path_factory):
-    """(folder, config of the trunk); the trunk's file lies in a folder that belongs to the package, as a new file would.
-    """
+    """(folder, config); the trunk lies in a folder that belongs to the package, as a new file in it would."""
     folder = tmp_path_factory.mktemp("plainnet")
     text = (repository / "docs" / "add_a_backbone.md").read_text()
     code, model = (re.search(rf"```{kind}\n(.*?)```", text, re.S).group(1) for kind in ("python", "yaml"))
