@@ -4,7 +4,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -97,7 +96,3 @@ def make_links(folder: Path, paths: Sequence[str], clusters) -> None:
         place.mkdir(parents=True, exist_ok=True)
         link = place / os.path.basename(image)
         os.symlink(os.path.abspath(image), link.with_name(f"{row}_{link.name}") if link.is_symlink() else link)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,6 @@
 """`passl-embed MODEL IMAGES... --output FOLDER`: features of images as .npy with an index."""
 from __future__ import annotations
 
-import sys
 from typing import Optional, Sequence
 
 import passl
@@ -32,7 +31,3 @@ def embed(options) -> None:
     if result.unreadable:
         print(f"unreadable: {', '.join(result.unreadable[:5])}{' ...' if len(result.unreadable) > 5 else ''} "
               f"({len(result.unreadable)} in all)")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

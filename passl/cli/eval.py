@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import List, Optional
 
@@ -31,7 +30,3 @@ def main(arguments: Optional[List[str]] = None) -> int:
                 print(json.dumps(result.summary(), indent=1))
 
     return run_guarded(parser.prog, evaluate)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

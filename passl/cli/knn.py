@@ -1,7 +1,6 @@
 """`passl-knn MODEL --train FOLDER --test FOLDER`: k-NN accuracy of features."""
 from __future__ import annotations
 
-import sys
 from typing import Optional, Sequence
 
 import passl
@@ -32,7 +31,3 @@ def knn(options) -> None:
         print(f"k {accuracy.k:>4}  temperature {accuracy.temperature:g}  top-1 {100 * accuracy.top1:.2f}  "
               f"top-5 {100 * accuracy.top5:.2f}")
     write_features_result(options, {"knn": [accuracy._asdict() for accuracy in accuracies]})
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
@@ -66,7 +65,3 @@ def write(path: Path, results: List[dict]) -> None:
         for result in results:
             for rank, prediction in enumerate(result["predictions"], 1):
                 writer.writerow([result["path"], rank, prediction["class"], f"{prediction['score']:.6f}"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,6 @@
 """`passl-probe MODEL --train FOLDER --test FOLDER`: the fast linear probe, a sweep on features extracted once."""
 from __future__ import annotations
 
-import sys
 from typing import Optional, Sequence
 
 import passl
@@ -41,7 +40,3 @@ def probe(options) -> None:
     print(table(result.probes))
     print(f"features {result.seconds['features']:.1f} s, classifiers {result.seconds['classifiers']:.1f} s")
     write_features_result(options, result.summary())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

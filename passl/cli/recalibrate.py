@@ -1,7 +1,6 @@
 """`passl-recalibrate MODEL IMAGES... --size 224 --output FOLDER`: batch-norm statistics measured at one resolution."""
 from __future__ import annotations
 
-import sys
 from typing import Optional, Sequence
 
 import passl
@@ -35,7 +34,3 @@ def recalibrate(options) -> None:
     images = passl.recalibrate(model, options.images, options.output, options.size, options.count, options.batch_size,
                                options.workers, options.skip_unreadable)
     print(f"batch norm measured on {images} images of {options.size} pixels: {options.output}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

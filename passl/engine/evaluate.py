@@ -42,6 +42,27 @@ def evaluate(config: str, overrides: Sequence[str] = ()) -> Evaluation:
     config: needs Model, DataLoader.Eval and, in the file or in `overrides` (KEY=VALUE texts as after -o),
     Global.pretrained_model. Call it before anything else imports Paddle: thread count and flags are read once, at that
     import. ConfigError lists everything that is wrong with the configuration; ValueError says what is missing.
+
+    Example:
+        >>> import pathlib, numpy, paddle, passl, PIL.Image
+        >>> for name, value in (("black", 0), ("white", 255)):
+        ...     pathlib.Path("images", name).mkdir(parents=True)
+        ...     PIL.Image.fromarray(numpy.full([32, 32, 3], value, "uint8")).save(f"images/{name}/1.png")
+        >>> options = {"class_num": 2, "base_channels": 4, "stem": "small"}
+        >>> paddle.save(passl.get_model("swav_resnet10_finetune", **options).state_dict(), "weights.pdparams")
+        >>> count = pathlib.Path("eval.yaml").write_text('''
+        ... Global: {pretrained_model: weights, device: cpu}
+        ... Model:
+        ...   name: swav_resnet10_finetune
+        ...   class_num: 2
+        ...   backbone: {type: resnet10, base_channels: 4, stem: small}
+        ... DataLoader:
+        ...   Eval: {dataset: {name: ImageFolder, root: images}, sampler: {batch_size: 2}}
+        ... ''')
+        >>> result = passl.evaluate("eval.yaml")
+        [...] passl INFO: ...
+        >>> result.summary()["images"], list(result.class_accuracy())
+        (2, ['black', 'white'])
     """
     from passl.cli.config_options import without_training
     from passl.cli.run import open_run, prepare_process

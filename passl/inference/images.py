@@ -34,10 +34,8 @@ def collect(images: Any) -> Images:
     TypeError or ValueError for anything else, and for an empty list.
     """
     if isinstance(images, (str, os.PathLike)):
-        if os.path.isdir(images) or os.path.isfile(images) and not _is_image(images):
-            samples = find_samples(os.fspath(images), labelled=False)
-            return Images([samples.path(index) for index in range(len(samples))], False)
-        return Images([os.fspath(images)], True)
+        samples = find_images(images)
+        return Images([samples.path(index) for index in range(len(samples))], _is_image(images))
     if isinstance(images, paddle.Tensor):
         if images.dtype == paddle.bfloat16:
             images = images.astype("float32")  # NumPy would show its bits as integers

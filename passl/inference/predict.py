@@ -43,27 +43,25 @@ def predictions(engine: Engine, images: Any, classes: Optional[Sequence[str]] = 
     classes: names in the order of the outputs; default: the model's own. Errors as in `predict`.
     """
     require_classifier(engine.network)
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k is {top_k}; it must be at least 1")
     names = card_of(engine.network).classes if classes is None else classes
     for batch in engine.stream(images, ("logits",)):
-        scores = F.softmax(batch.output["logits"].astype("float32"), axis=1).numpy()
-        if classes is not None and len(classes) != scores.shape[1]:
-            raise UserError(f"{len(classes)} class names for a classifier of {scores.shape[1]} classes: --classes "
-                            "names another file")
+        probabilities = F.softmax(batch.output["logits"].astype("float32"), axis=1).numpy()
+        if len(names) != probabilities.shape[1]:
+            if classes is not None:
+                raise UserError(f"{len(classes)} class names for a classifier of {probabilities.shape[1]} classes: "
+                                "--classes names another file")
+            names = [str(number) for number in range(probabilities.shape[1])]
         for row in np.flatnonzero(batch.valid):
-            yield batch.start + int(row), describe(scores[row], names, top_k)
-
-
-def describe(scores: np.ndarray, classes: Sequence[str], top_k: Optional[int] = None) -> Dict[str, Any]:
-    """The result of one picture, from its probabilities [C]."""
-    names = classes if len(classes) == len(scores) else [str(number) for number in range(len(scores))]
-    best = int(scores.argmax())
-    result = {"pred_label": best, "pred_class": names[best], "pred_score": float(scores[best]), "pred_scores": scores}
-    if top_k is not None:
-        if top_k < 1:
-            raise UserError(f"top_k is {top_k}; it must be at least 1")
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        result["top"] = [(names[label], float(scores[label])) for label in order]
-    return result
+            scores = probabilities[row]
+            best = int(scores.argmax())
+            result = {"pred_label": best, "pred_class": names[best], "pred_score": float(scores[best]),
+                      "pred_scores": scores}
+            if top_k is not None:
+                order = np.argsort(-scores, kind="stable")[:top_k]
+                result["top"] = [(names[label], float(scores[label])) for label in order]
+            yield batch.start + int(row), result
 
 
 def require_classifier(model) -> None:
