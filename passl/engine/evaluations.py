@@ -47,8 +47,8 @@ def build_evaluations(config: Mapping[str, Any], loader, method, autocast: Calla
     if not has_queries:
         raise RunError("Global.knn_interval needs DataLoader.Eval, the labelled images to classify: add it, or set "
                        "knn_interval to 0")
-    from passl.evaluation.labelled_data import bank_loader, check_same_classes, evaluation_loader
     from passl.evaluation.online import OnlineEvaluation
+    from passl.inference.labelled_data import bank_loader, check_same_classes, evaluation_loader
 
     queries = evaluation_loader(config["DataLoader"]["Eval"], settings["seed"])
     bank = bank_loader(config, loader.dataset, queries) if settings["knn_interval"] else None
@@ -63,8 +63,8 @@ def build_validation(config: Mapping[str, Any], method, interval, autocast: Call
 
     DataError when its classes are not those of training; ValueError when there are more than the classifier has.
     """
-    from passl.evaluation.labelled_data import check_same_classes, evaluation_loader
-    from passl.evaluation.validate import Validation, build_metrics
+    from passl.inference.labelled_data import check_same_classes, evaluation_loader
+    from passl.inference.validate import Validation, build_metrics
     from passl.methods.losses import WeightedSum
 
     loader = evaluation_loader(config["DataLoader"]["Eval"], config["Global"]["seed"])

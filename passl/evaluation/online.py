@@ -11,8 +11,8 @@ import paddle.nn.functional as F
 from passl import distributed
 from passl.data import Loader
 from passl.errors import DataError, UserError
-from passl.evaluation.extract import extract_features, extract_shard
 from passl.evaluation.knn import knn_accuracy
+from passl.inference.extract import extract_features, extract_shard
 
 NEIGHBOURS = (10, 20, 200)
 TEMPERATURE = 0.07
