@@ -147,17 +147,14 @@ class PretrainNetwork(PhaseNetwork):
         Dropping the gradient alone is not enough: once reduced over ranks it comes back as zeros, and weight decay
         would move the prototypes.
         """
-        for parameter in self.prototype_parameters():
+        for parameter in self.res_model.prototypes.parameters():
             parameter.clear_gradient(set_to_zero=False)
             parameter.stop_gradient = True
 
     def release_prototypes(self) -> None:
         """Undo `hold_prototypes`, before a forward pass whose gradients may reach the prototypes."""
-        for parameter in self.prototype_parameters():
+        for parameter in self.res_model.prototypes.parameters():
             parameter.stop_gradient = False
-
-    def prototype_parameters(self) -> List[paddle.Tensor]:
-        return self.res_model.prototypes.parameters()
 
 
 class ClusterHeadNetwork(PhaseNetwork):
