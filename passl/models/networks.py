@@ -28,6 +28,7 @@ class MultiCropNetwork(Network):
       the head's output [V*B, D] without prototypes,
       pooled features [V*B, F] with output_dim 0,
       what the trunk gives, a map [B, F, h, w] or a vector, with eval_mode.
+    with_features, for a network with prototypes: the pooled features [V*B, F] come third.
     Embedding, scores and everything after the head are computed in fp32 under mixed precision.
     """
 
@@ -59,7 +60,7 @@ class MultiCropNetwork(Network):
     def score_heads(self):
         return self.prototypes.heads() if self.prototypes is not None else []
 
-    def forward(self, crops):
+    def forward(self, crops, with_features: bool = False):
         crops = [crops] if isinstance(crops, paddle.Tensor) else list(crops)
         # Only neighbours of one resolution are joined, as in the reference.
         groups = [list(group) for _, group in itertools.groupby(crops, key=lambda crop: crop.shape[-1])]
@@ -67,7 +68,8 @@ class MultiCropNetwork(Network):
         if self.eval_mode:
             return maps[0] if len(maps) == 1 else maps
         pooled = [pool(feature_map) for feature_map in maps]
-        return self.project(paddle.concat(pooled) if len(pooled) > 1 else pooled[0])
+        features = paddle.concat(pooled) if len(pooled) > 1 else pooled[0]
+        return (*self.project(features), features) if with_features else self.project(features)
 
     def project(self, features: paddle.Tensor):
         """Pooled features [N, F] -> what `forward` returns for them."""
@@ -111,8 +113,8 @@ class PhaseNetwork(Network):
     def heads(self):
         return self.res_model.heads()
 
-    def forward(self, crops):
-        return self.res_model(crops)
+    def forward(self, crops, with_features: bool = False):
+        return self.res_model(crops, with_features)
 
 
 class PretrainNetwork(PhaseNetwork):
