@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import yaml
 
 from passl.config.scalars import parse_scalar
+from passl.files import write_text
 from passl.registry import nearest
 
 DEFAULT = "default"
@@ -58,7 +58,7 @@ class Config(dict):
 
         A path that does not exist answers with the place of the innermost section around it.
         """
-        section, local, origin = self, (), DEFAULT
+        section, local, origin = self, (), DEFAULT  # type: Config, Tuple[str, ...], str
         value: Any = self
         for part in path.split("."):
             value = _step(value, part)
@@ -80,15 +80,7 @@ class Config(dict):
 
     def save(self, path: str) -> None:
         """Write `to_yaml()` to `path`, whole or not at all; folders are made as needed."""
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        aside = f"{path}.{os.getpid()}.tmp"
-        try:
-            with open(aside, "w", encoding="utf-8", newline="\n") as file:
-                file.write(self.to_yaml())
-            os.replace(aside, path)
-        finally:
-            if os.path.exists(aside):
-                os.remove(aside)
+        write_text(path, self.to_yaml())
 
     # -- writing ---------------------------------------------------------------------------------------------------
     def __setitem__(self, key: str, value: Any) -> None:
@@ -105,7 +97,7 @@ class Config(dict):
         self._forget(key)
         return super().pop(key, *default)
 
-    def update(self, *others: Mapping[str, Any], **values: Any) -> None:
+    def update(self, *others: Any, **values: Any) -> None:
         for key, value in dict(*others, **values).items():
             self[key] = value
 
@@ -194,6 +186,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: _Dumper, text: str):
+    style: Optional[str]
     if not text.isprintable():  # PyYAML writes some line separators bare and reads them back as a space
         style = '"'
     else:

@@ -12,7 +12,7 @@ from passl.engine.checkpoint import CheckpointNotUsable
 from passl.engine.log import LOGGER
 
 # These say where a run starts, not what it does.
-START_KEYS = ("Global.checkpoint", "Global.overwrite")
+START_KEYS = ("Global.checkpoint", "Global.overwrite", "Global.train_loop", "Global.validate_loop")  # old configs
 
 
 class StartRefused(CheckpointNotUsable, distributed.JointFailure):

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from passl.data.datasets import FewShotDataset
-from passl.data.subsets import deal, subset_list
 from passl.errors import DataError
+from tools.make_subset import deal, main, subset_list
 
 
 def tree(root, names="{number}.png", counts=(20, 20, 7)):
@@ -22,8 +22,6 @@ def tree(root, names="{number}.png", counts=(20, 20, 7)):
 
 
 def test_lists_that_are_there_are_kept(tmp_path, capsys):
-    from tools.make_subset import main
-
     root = tree(tmp_path / "train")
     (tmp_path / "1percent.txt").write_text("theirs")
     assert main([str(root), "--percent", "10", "1"]) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.data.device import Normalizer
+from passl.data.batch import Normalizer
 
 
 def test_equals_the_definition():
