@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import List, Tuple
+from typing import Iterable, List, Tuple
 
 import paddle
 import paddle.nn.functional as F
@@ -16,6 +16,11 @@ from paddle import nn
 from passl.errors import UserError
 from passl.models.base import Network, pool
 from passl.models.heads import ClusterHead, HeadOptions, ProbeHead, cluster_counts, projection_head, prototypes
+
+
+def group_by_resolution(crops: Iterable[paddle.Tensor]) -> List[List[paddle.Tensor]]:
+    """Runs of consecutive crops of equal last dimension; only neighbours are merged, as in the reference."""
+    return [list(group) for _, group in itertools.groupby(crops, key=lambda crop: crop.shape[-1])]
 
 
 class MultiCropNetwork(Network):
@@ -62,9 +67,8 @@ class MultiCropNetwork(Network):
 
     def forward(self, crops, with_features: bool = False):
         crops = [crops] if isinstance(crops, paddle.Tensor) else list(crops)
-        # Only neighbours of one resolution are joined, as in the reference.
-        groups = [list(group) for _, group in itertools.groupby(crops, key=lambda crop: crop.shape[-1])]
-        maps = [self.encoder(paddle.concat(group) if len(group) > 1 else group[0]) for group in groups]
+        maps = [self.encoder(paddle.concat(group) if len(group) > 1 else group[0])
+                for group in group_by_resolution(crops)]
         if self.eval_mode:
             return maps[0] if len(maps) == 1 else maps
         pooled = [pool(feature_map) for feature_map in maps]
