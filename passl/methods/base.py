@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import paddle
@@ -9,6 +10,38 @@ import paddle
 from passl.errors import UserError
 from passl.models.backbones import ARCHITECTURES
 from passl.models.pretrain import PretrainModel
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a method may need to know of the run it is built for; the defaults are those of a single image.
+
+    batch_size: images a process takes for one step. world_size: processes. iterations_per_epoch, epochs: steps are
+    their product. crop_count: crops of an image, None when the data are not cut into crops. dataset_size: training
+    images. class_count: classes of the training data, None when unknown. seed: Global.seed.
+    """
+
+    batch_size: int = 1
+    world_size: int = 1
+    iterations_per_epoch: int = 1
+    epochs: int = 1
+    crop_count: Optional[int] = None
+    dataset_size: int = 1
+    class_count: Optional[int] = None
+    seed: int = 0
+
+    @property
+    def global_batch(self) -> int:
+        return self.batch_size * self.world_size
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.iterations_per_epoch
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that an epoch shows; the incomplete last batch may be dropped."""
+        return min(self.dataset_size, self.iterations_per_epoch * self.global_batch)
 
 
 def names(method: str, prefix: str) -> List[str]:
