@@ -17,7 +17,7 @@ _LAZY = {
     "get_model": "passl.inference",
     "inference_model": "passl.inference",
     "list_models": "passl.inference",
-    "train": "passl.engine.train",
+    "train": "passl.engine.session",
 }
 
 __all__ = ["__version__", *_LAZY]

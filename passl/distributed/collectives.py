@@ -254,7 +254,7 @@ def all_ok(ok: bool) -> bool:
     return bool(all_reduce(paddle.to_tensor([int(ok)], dtype="int32"), "min").item())
 
 
-class JointFailure(RuntimeError):
+class JointFailure(UserError):
     """A failure that every rank raises at the same point, so that none has to be told of it by the others."""
 
 

@@ -5,13 +5,15 @@ import os
 from dataclasses import dataclass, field
 from typing import List, Mapping, Optional
 
+from passl.errors import UserError
+
 SINGLE_LINE = "passl-train -c CONFIG.yaml"
 NODE_LINE = "python -m paddle.distributed.launch --nproc_per_node=2 passl-train -c CONFIG.yaml"
 CPU_LINE = "python -m paddle.distributed.launch --nproc_per_node=2 passl-train -c CONFIG.yaml -o Global.device=cpu"
 HELP = "docs/distributed.md, section 'Launch lines'"
 
 
-class LaunchError(RuntimeError):
+class LaunchError(UserError):
     """The launch variables of this process are missing or contradict each other; the text names them and the remedy."""
 
 

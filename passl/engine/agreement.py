@@ -12,17 +12,13 @@ from passl.config import Config
 from passl.engine.resume import flat_settings
 
 # What may differ from one machine to the next without changing the result.
-MACHINE_KEYS = (".root", ".cls_label_path", ".num_workers", ".use_shared_memory", ".prefetch_batches",
-                "Global.num_threads", "Global.progress")
+MACHINE_KEYS = (".root", ".image_root", ".cls_label_path", ".txt_file_name", ".num_workers", ".use_shared_memory",
+                ".prefetch_batches", "Global.num_threads", "Global.progress")
 PATIENCE = 5.0  # seconds a network file system may take to show a new file
 
 
-class RanksDiffer(distributed.JointFailure):
-    """The ranks of a job do not run the same thing; raised on all of them."""
-
-
 def agree(folder: Path, config: Config, facts: Dict[str, Any]) -> None:
-    """Raise RanksDiffer on all ranks unless they have the same settings, facts and output folder.
+    """Raise JointFailure on all ranks unless they have the same settings, facts and output folder.
 
     facts: named JSON values that must be equal, for instance {"images": 1281167, "step": 0}.
     """
@@ -42,7 +38,7 @@ def agree(folder: Path, config: Config, facts: Dict[str, Any]) -> None:
         probe.unlink()
     problems = differences(views)
     if problems:
-        raise RanksDiffer("the processes of this job do not run the same thing, so nothing was trained:\n"
+        raise distributed.JointFailure("the processes of this job do not run the same thing, so nothing was trained:\n"
                           + "\n".join(f"  {problem}" for problem in problems)
                           + "\nStart all with the same command, data and shared Global.output_dir.")
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from typing import Any, Callable, List, Mapping, NamedTuple
 
-from passl.engine.build import RunError
 from passl.errors import UserError
 
 
@@ -21,31 +20,31 @@ class Interval(NamedTuple):
         return at_epoch_end and (done or epochs % self.every == 0)
 
 
-def build_evaluations(config: Mapping[str, Any], loader, method, autocast: Callable) -> List[Any]:
+def build_evaluations(config: Mapping[str, Any], loader, method, companions: Mapping[str, Any],
+                      autocast: Callable) -> List[Any]:
     """The evaluations that the Global section asks for; each has `interval`, `run(method, on_batch)` and `close()`.
 
-    loader: of the training data. Raises RunError or DataError for evaluations that could not work, before step 1.
+    loader: of the training data. companions: of `build_companions`. Raises UserError or DataError for evaluations that
+    could not work, before step 1.
     """
-    from passl.methods.classify import Classification
-
     settings, has_queries = config["Global"], bool(config["DataLoader"].get("Eval"))
-    if isinstance(method, Classification):
+    if method.is_classifier:
         if settings["knn_interval"] or settings["online_probe"]:
-            raise RunError(f"Global.knn_interval and Global.online_probe watch pretraining; {config['Model']['name']} "
+            raise UserError(f"Global.knn_interval and Global.online_probe watch pretraining; {config['Model']['name']} "
                            "is evaluated by Global.eval_during_train. Use passl-knn for a trained network")
         if not settings["eval_during_train"]:
             return []
         if not has_queries:
-            raise RunError("Global.eval_during_train needs DataLoader.Eval: add it, or set eval_during_train to False")
+            raise UserError("Global.eval_during_train needs DataLoader.Eval: add it, or set eval_during_train to False")
         return [build_validation(config, method, Interval(settings["eval_interval"], settings["eval_unit"]), autocast,
                                  loader.dataset.classes)]
     if settings["eval_during_train"]:
-        raise RunError("Global.eval_during_train: pretraining has no classifier to evaluate; use Global.knn_interval: "
+        raise UserError("Global.eval_during_train: pretraining has no classifier to evaluate; use Global.knn_interval: "
                        "1 or Global.online_probe: True")
     if not settings["knn_interval"] and not (settings["online_probe"] and has_queries):
         return []
     if not has_queries:
-        raise RunError("Global.knn_interval needs DataLoader.Eval, the labelled images to classify: add it, or set "
+        raise UserError("Global.knn_interval needs DataLoader.Eval, the labelled images to classify: add it, or set "
                        "knn_interval to 0")
     from passl.evaluation.labelled_data import bank_loader, check_same_classes, evaluation_loader
     from passl.evaluation.online import OnlineEvaluation
@@ -54,8 +53,9 @@ def build_evaluations(config: Mapping[str, Any], loader, method, autocast: Calla
     bank = bank_loader(config, loader.dataset, queries) if settings["knn_interval"] else None
     if settings["online_probe"]:
         check_same_classes(loader.dataset.classes, queries.dataset.classes, "DataLoader.Train", "DataLoader.Eval")
-    interval = Interval(settings["knn_interval"] or settings["eval_interval"])
-    return [OnlineEvaluation(queries, bank, method if settings["online_probe"] else None, interval, autocast)]
+    interval = (Interval(settings["knn_interval"]) if bank is not None
+                else Interval(settings["eval_interval"], settings["eval_unit"]))
+    return [OnlineEvaluation(queries, bank, companions.get("online_probe"), interval, autocast)]
 
 
 def build_validation(config: Mapping[str, Any], method, interval, autocast: Callable, train_classes=()):

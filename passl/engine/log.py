@@ -12,6 +12,7 @@ from typing import Dict, Optional
 from passl.engine.callbacks import Callback, StepRecord
 
 LOGGER = logging.getLogger("passl")
+LEVELS = {"note": logging.INFO, "warning": logging.WARNING}  # of a passl.findings.Finding
 
 
 class _TerminalHandler(logging.Handler):

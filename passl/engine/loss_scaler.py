@@ -13,10 +13,6 @@ SMALLEST_SCALE = 2.0 ** -8
 STATE = ("scale", "incr_count", "decr_count")
 
 
-class GradientsOverflow(JointFailure):
-    """Gradients stay infinite or NaN however small the loss scale: scaling is not what they suffer from."""
-
-
 class LossScaler:
     """Multiplies the loss lest small float16 gradients vanish, and leaves out the steps in which large ones overflow.
 
@@ -58,7 +54,7 @@ class LossScaler:
         return not sums or bool(paddle.stack(sums).isfinite().all())
 
     def update(self, finite: bool) -> None:
-        """Adapt the scale after a step; raises GradientsOverflow when it has become so small that it cannot help."""
+        """Adapt the scale after a step; raises JointFailure when it has become so small that it cannot help."""
         if not self.dynamic:
             return
         if finite:
@@ -70,7 +66,7 @@ class LossScaler:
         if self.decr_count >= self.decr_every:
             self.scale, self.decr_count = self.scale * self.decr_ratio, 0
         if self.scale < SMALLEST_SCALE:
-            raise GradientsOverflow(
+            raise JointFailure(
                 f"gradients are infinite or NaN even at a loss scale of {self.scale / self.decr_ratio:g}, so it is not "
                 "float16's range that they leave: look at the learning rate and the warm-up, and try FP16.level=O0. "
                 "Resume from the last checkpoint")

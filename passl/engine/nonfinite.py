@@ -11,14 +11,6 @@ from passl import distributed
 from passl.optim.norms import norms
 
 
-class NonFiniteStep(distributed.JointFailure):
-    """A loss or gradient became NaN or infinite and Global.max_nonfinite_steps does not allow for it."""
-
-
-class NonFiniteState(distributed.JointFailure):
-    """Weights or batch-norm statistics are NaN or infinite, so that they must not replace a good checkpoint."""
-
-
 def broken(named: Sequence[Tuple[str, Optional[paddle.Tensor]]]) -> List[str]:
     """Names of the tensors that hold NaN or infinity; None (no gradient) never does. One wait for the device."""
     present = [(name, tensor) for name, tensor in named if tensor is not None]
@@ -42,7 +34,7 @@ def diagnosis(bad_gradients: Sequence[str], bad_weights: Sequence[str]) -> str:
 
 
 def failure(what: str, step: int, epoch: int, state: str, saved: Path, weights_broken: bool,
-            rates: Mapping[str, float]) -> NonFiniteStep:
+            rates: Mapping[str, float]) -> distributed.JointFailure:
     """The error that ends a run: what became NaN and when, where the state of before is, and what usually helps.
 
     state: of `diagnosis`. saved: path of the state. rates: the learning rates of this step.
@@ -52,20 +44,20 @@ def failure(what: str, step: int, epoch: int, state: str, saved: Path, weights_b
     else:
         remedy = f"State saved as {saved}, as it was before this step."
         isolated = " Global.max_nonfinite_steps leaves out isolated bad steps."
-    return NonFiniteStep(
+    return distributed.JointFailure(
         f"{what} became NaN or infinite at step {step} (epoch {epoch + 1}); {state}. {remedy} Usual causes: a learning "
         f"rate too high for the batch (now {rates}), too short a warm-up, float16 overflow (try FP16.dtype bfloat16 or "
         f"level O0).{isolated}")
 
 
 def refuse_broken_state(state: Mapping[str, paddle.Tensor], names: Sequence[str]) -> None:
-    """Raise NonFiniteState on all ranks when on any of them a tensor to be saved as `names` is not finite.
+    """Raise JointFailure on all ranks when on any of them a tensor to be saved as `names` is not finite.
 
     Weights are equal on all ranks, batch-norm statistics need not be, hence the question to the others.
     """
     bad = broken(list(state.items()))
     if not distributed.all_ok(not bad):
         where = f"{some(bad)} of rank {distributed.rank()}" if bad else "a batch-norm statistic of another rank"
-        raise NonFiniteState(f"{where} is NaN or infinite, though loss and gradients were finite; nothing was saved as "
+        raise distributed.JointFailure(f"{where} is NaN or infinite, though loss and gradients were finite; nothing was saved as "
                              f"{' or '.join(names)}, so the last checkpoint is still good: resume from it with a lower "
                              "learning rate (Optimizer.lr.learning_rate), and in fp32 (FP16.level=O0) if it was not")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from passl.inference.card import ModelCard, fill_from_run, transform_of
+from passl.methods.base import RunFacts
 from passl.methods.classify import Classification
 from passl.registry import METHODS
 from passl.weights import load_into, read, recognise
@@ -20,7 +21,7 @@ def build_classifier(config: Mapping[str, Any], weights: Path) -> Classification
     """The method of the Model section, its weights still random; a class number it does not give is the file's."""
     model = config["Model"]
     has_number = model.get("class_num") or (model.get("backbone") or {}).get("output_dim")
-    return METHODS.build(model, class_count=None if has_number else classes_in(weights))
+    return METHODS.build(model, run=RunFacts(class_count=None if has_number else classes_in(weights)))
 
 
 def classes_in(path: Path) -> Optional[int]:

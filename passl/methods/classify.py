@@ -6,13 +6,13 @@ from typing import Any, Dict, List, Optional, Tuple
 import paddle
 
 from passl.errors import UserError
-from passl.methods.base import Method
+from passl.methods.base import Method, RunFacts
 from passl.methods.losses import WeightedSum
 from passl.models.backbones import ARCHITECTURES
 from passl.models.classifier import FineTuneModel, LinearProbeModel
 from passl.registry import METHODS
 
-CONTEXT = ("class_count", "losses", "metrics")
+CONTEXT = ("run", "losses", "metrics")
 
 
 def decide_classes(class_num: Optional[int], output_dim: int, class_count: Optional[int]) -> int:
@@ -42,7 +42,8 @@ class Classification(Method):
     published_rates: Tuple[str, float, float]
     # Only the trunk of Global.pretrained_model is used: a classifier starts afresh (Global.checkpoint resumes one).
     pretrained_part = "trunk"
-    allow_untrained_trunk = True
+    is_classifier = True
+    has_embedding = False
     prototype_heads = "none"
 
     def __init__(self, model: paddle.nn.Layer, classes: int, losses, metrics):
@@ -81,13 +82,13 @@ class LinearProbe(Classification):
     published_rates = ("Momentum", 0.3, 0.3)
 
     def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, global_pooling: bool = True,
-                 use_bn: bool = False, allow_untrained_trunk: bool = False, class_count: Optional[int] = None,
+                 use_bn: bool = False, allow_untrained_trunk: bool = False, run: RunFacts = RunFacts(),
                  losses=None, metrics=None):
         for key in ("output_dim", "nmb_prototypes", "hidden_mlp"):
             if backbone.get(key):
                 raise UserError(f"Model.backbone.{key} {backbone[key]}: a linear probe reads the trunk itself, not "
                                 "projection head or prototypes; drop the key")
-        classes = decide_classes(class_num, 0, class_count)
+        classes = decide_classes(class_num, 0, run.class_count)
         super().__init__(LinearProbeModel(dict(backbone), classes, global_pooling, use_bn), classes, losses, metrics)
         self.allow_untrained_trunk = allow_untrained_trunk
 
@@ -103,11 +104,11 @@ class FineTune(Classification):
 
     published_rates = ("Momentum", 0.01, 0.02)
 
-    def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, class_count: Optional[int] = None,
+    def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, run: RunFacts = RunFacts(),
                  losses=None, metrics=None):
         for key in ("nmb_prototypes", "normalize", "eval_mode", "hidden_mlp"):
             if backbone.get(key):
                 raise UserError(f"Model.backbone.{key} {backbone[key]} makes no sense for fine-tuning: the classifier "
                                 "is one Linear on pooled features; drop the key")
-        classes = decide_classes(class_num, backbone.get("output_dim", 0), class_count)
+        classes = decide_classes(class_num, backbone.get("output_dim", 0), run.class_count)
         super().__init__(FineTuneModel(dict(backbone), classes), classes, losses, metrics)

@@ -7,15 +7,14 @@ import paddle
 
 from passl.clustering.kmeans import kmeans
 from passl.errors import UserError
-from passl.methods.base import names
+from passl.methods.base import RunFacts, names
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
 
 LEGACY = {"freeze_prototypes_niters": "prototypes are the centroids and never trained by gradient"}
 
 
-@METHODS.register(*names("DeepClusterV2", "deepclusterv2"), legacy=LEGACY,
-                  context=("batch_size", "world_size", "iterations_per_epoch", "crop_count", "dataset_size", "seed"))
+@METHODS.register(*names("DeepClusterV2", "deepclusterv2"), legacy=LEGACY, context=("run",))
 class DeepClusterV2(EpochLabels):
     """Spherical k-means on the memory bank at every epoch; its centroids become the prototypes.
 
@@ -30,11 +29,8 @@ class DeepClusterV2(EpochLabels):
     """
 
     def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, crops_for_assign: List[int] = (0, 1),
-                 nmb_crops: Optional[List[int]] = None, kmeans_iterations: int = 10, batch_size: int = 1,
-                 world_size: int = 1, iterations_per_epoch: int = 1, crop_count: Optional[int] = None,
-                 dataset_size: int = 1, seed: int = 0):
-        super().__init__(backbone, temperature, crops_for_assign, nmb_crops, batch_size, world_size,
-                         iterations_per_epoch, crop_count, dataset_size, seed)
+                 nmb_crops: Optional[List[int]] = None, kmeans_iterations: int = 10, run: RunFacts = RunFacts()):
+        super().__init__(backbone, temperature, crops_for_assign, nmb_crops, run)
         if kmeans_iterations < 0:
             raise UserError(f"Model.kmeans_iterations is {kmeans_iterations} and must not be below 0: 10 is usual")
         self.kmeans_iterations = kmeans_iterations

@@ -35,6 +35,7 @@ class MultiCropNetwork(nn.Layer):
       the head's output [V*B, D] without prototypes,
       pooled features [V*B, F] with output_dim 0,
       the feature map [B, F, h, w] with eval_mode.
+    with_features, for a network with prototypes: the pooled features [V*B, F] come third.
     Embedding, scores and everything after the head are computed in fp32 under mixed precision.
     """
 
@@ -51,14 +52,15 @@ class MultiCropNetwork(nn.Layer):
                                                head_batch_norm) if output_dim else None
         self.prototypes = prototypes(output_dim, nmb_prototypes) if nmb_prototypes else None
 
-    def forward(self, crops):
+    def forward(self, crops, with_features: bool = False):
         crops = [crops] if isinstance(crops, paddle.Tensor) else list(crops)
         maps = [self.encoder(paddle.concat(group) if len(group) > 1 else group[0])
                 for group in group_by_resolution(crops)]
         if self.eval_mode:
             return maps[0] if len(maps) == 1 else maps
         pooled = [feature_map.mean(axis=[2, 3]) for feature_map in maps]
-        return self.project(paddle.concat(pooled) if len(pooled) > 1 else pooled[0])
+        features = paddle.concat(pooled) if len(pooled) > 1 else pooled[0]
+        return (*self.project(features), features) if with_features else self.project(features)
 
     def extract_feat(self, images: paddle.Tensor) -> paddle.Tensor:
         """Images [B, 3, H, W] -> pooled trunk features [B, F], whatever heads the network has."""

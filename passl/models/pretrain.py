@@ -19,9 +19,10 @@ class PretrainModel(nn.Layer):
         if self.res_model.prototypes is None:
             raise UserError("pretraining by clustering needs prototypes: set Model.backbone.output_dim (128) and "
                             "Model.backbone.nmb_prototypes")
+        self.num_features = self.res_model.num_features
 
-    def forward(self, crops):
-        return self.res_model(crops)
+    def forward(self, crops, with_features: bool = False):
+        return self.res_model(crops, with_features)
 
     def extract_feat(self, images: paddle.Tensor) -> paddle.Tensor:
         """Images [B, 3, H, W] -> pooled trunk features [B, F]."""
