@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
 import passl.registry
-from passl.config.__main__ import _kind
-from passl.config.fields import ComponentList, GroupList, Section
+from passl.config.fields import REQUIRED, Component, Section
 from passl.config.schema import SCHEMA
+from passl.config.table import rows
+from passl.config.table import table as table_of
 from passl.config.typecheck import describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,47 +73,43 @@ def _table(header: str, rows) -> str:
 
 
 def _keys(kind: Section, path: str) -> Iterator[List[str]]:
-    for key in kind.keys.values():
-        name = f"{path}.{key.name}"
-        nested = isinstance(key.type, Section)
+    for name, type, default, help in rows(kind, path, item="0"):
         if name in SAME_KEYS:
-            yield [f"`{name}`", "section", _cell(key.default), _cell(key.help) + " Keys as in `DataLoader.Train`."]
+            type, help = "section", help + " Keys as in `DataLoader.Train`."
+        elif name.startswith(tuple(f"{same}." for same in SAME_KEYS)):
             continue
-        yield [f"`{name}`", _cell(_kind(key)), _cell(key.default), _cell(key.help)]
-        if nested:
-            yield from _keys(key.type, f"{name}.0" if isinstance(key.type, (ComponentList, GroupList)) else name)
-    for name, reason in kind.legacy.items():
-        yield [f"`{path}.{name}`", "-", "-", f"accepted, no effect: {_cell(reason)}"]
+        yield [f"`{name}`", *([_cell(type), _cell(default), _cell(help)] if type else
+                              ["-", "-", f"accepted, no effect: {_cell(help)}"])]
 
 
 def components(registry: str) -> str:
-    rows = []
-    for names, target, parameters in _grouped(registry):
-        keys = ", ".join(f"`{p.name}` {_cell(describe(p.annotation))}{'' if p.required else f' ({_cell(p.default)})'}"
-                         for p in parameters)
-        rows.append([names, keys or "none", _cell(_summary(target))])
-    return _table("name | keys (default) | ", rows)
+    lines = []
+    for names, target, keys in _grouped(registry):
+        told = ", ".join(f"`{key.name}` {_cell(describe(key.type))}"
+                         f"{'' if key.default is REQUIRED else f' ({_cell(key.default)})'}" for key in keys)
+        lines.append([names, told or "none", _cell(_summary(target))])
+    return _table("name | keys (default) | ", lines)
 
 
 def details(registry: str) -> str:
     parts = []
-    for names, target, parameters in _grouped(registry):
+    for names, target, keys in _grouped(registry):
         explained = _explained(target)
-        rows = [[f"`{p.name}`", _cell(describe(p.annotation)), "required" if p.required else _cell(p.default),
-                 _cell(explained.get(p.name, ""))] for p in parameters]
-        parts.append(f"**{names}**: {_cell(_summary(target))}\n\n" + _table("key | type | default | ", rows))
+        lines = [[f"`{key.name}`", _cell(describe(key.type)), _cell(key.default), _cell(explained.get(key.name, ""))]
+                 for key in keys]
+        parts.append(f"**{names}**: {_cell(_summary(target))}\n\n" + _table("key | type | default | ", lines))
     return "\n" + "\n".join(parts) + "\n"
 
 
 def _grouped(registry_name: str) -> List[Tuple[str, Any, list]]:
-    """(names, target, parameters) of every component; names of the same thing are together."""
+    """(names, target, keys) of every component; names of the same thing are together."""
     registry = getattr(passl.registry, registry_name)
     groups: Dict[Any, Tuple[List[str], Any, list]] = {}
     for name in registry.names():
-        target, parameters = registry.get(name), list(registry.parameters(name).values())
-        key = (f"{target.__module__}.{target.__qualname__}", str(parameters))
-        groups.setdefault(key, ([], target, parameters))[0].append(name)
-    return sorted(((_names(names), target, parameters) for names, target, parameters in groups.values()),
+        target, keys = registry.get(name), list(table_of(Component(registry_name), registry, name).keys.values())
+        same = (f"{target.__module__}.{target.__qualname__}", str([(key.name, key.type, key.default) for key in keys]))
+        groups.setdefault(same, ([], target, keys))[0].append(name)
+    return sorted(((_names(names), target, keys) for names, target, keys in groups.values()),
                   key=lambda group: group[0])
 
 

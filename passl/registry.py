@@ -9,12 +9,13 @@ why they have no effect; they are accepted with a warning and dropped.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Literal, Mapping, Optional, Tuple, Union
 
 from passl.errors import UnknownComponent, UserError
 
@@ -23,6 +24,53 @@ def nearest(name: str, candidates) -> str:
     """` (did you mean 'x'?)` for the closest candidate, or an empty string when nothing is close."""
     close = difflib.get_close_matches(str(name), [str(c) for c in candidates], n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def choices(annotation: Any) -> Tuple[Any, ...]:
+    """The values that `Literal[...]` or `Optional[Literal[...]]` declares; empty for every other annotation."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return arguments
+    if origin is Union and any(typing.get_origin(argument) is Literal for argument in arguments):
+        declared = [(None,) if argument is type(None) else choices(argument) for argument in arguments]
+        return sum(declared, ()) if all(declared) else ()
+    return ()
+
+
+def is_declared(value: Any, declared: Tuple[Any, ...]) -> bool:
+    """Whether `value` is one of the values declared, of the same type: True is not 1."""
+    return any(type(value) is type(choice) and value == choice for choice in declared)
+
+
+def check_literals(function: Callable) -> Callable:
+    """Decorator: refuse an argument that is none of the values its annotation `Literal[...]` declares.
+
+    `register` applies it to every component, so that a constructor called from Python refuses what a config would be
+    refused for. UserError names the parameter, the value and what is allowed.
+    """
+    if hasattr(function, "_checks_literals") or not getattr(function, "__annotations__", None):
+        return function
+    signature = inspect.signature(function)
+
+    @functools.lru_cache(maxsize=None)
+    def declared():  # at the first call: annotations may name what is defined further down
+        found = {name: choices(hint) for name, hint in typing.get_type_hints(function).items() if name != "return"}
+        return {name: values for name, values in found.items() if values}
+
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        if declared():
+            try:
+                given = signature.bind(*args, **kwargs).arguments
+            except TypeError:
+                return function(*args, **kwargs)  # says better what does not fit
+            for name, values in declared().items():
+                if name in given and not is_declared(given[name], values):
+                    raise UserError(f"{name}: {given[name]!r} is not one of {', '.join(map(str, values))}")
+        return function(*args, **kwargs)
+
+    checked._checks_literals = True
+    return checked
 
 
 @dataclass(frozen=True)
@@ -55,9 +103,16 @@ class Registry:
         self._imported = False
 
     def register(self, *names: str, context: Tuple[str, ...] = (), legacy: Optional[Mapping[str, str]] = None):
-        """Class decorator: make the class available under `names` (its own name when none is given)."""
+        """Decorator: make a class or factory available under `names` (its own name when none is given).
+
+        Its constructor refuses values that a `Literal[...]` does not declare, see `check_literals`.
+        """
 
         def decorate(target):
+            if inspect.isclass(target):
+                target.__init__ = check_literals(target.__init__)
+            else:
+                target = check_literals(target)
             for name in names or (target.__name__,):
                 if name in self._entries and self._entries[name].target is not target:
                     raise UserError(f"{self.kind} '{name}' is registered twice")

@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import yaml
 
 from passl.config.scalars import parse_scalar
+from passl.files import write_text
 from passl.registry import nearest
 
 DEFAULT = "default"
@@ -80,15 +80,7 @@ class Config(dict):
 
     def save(self, path: str) -> None:
         """Write `to_yaml()` to `path`, whole or not at all; folders are made as needed."""
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        aside = f"{path}.{os.getpid()}.tmp"
-        try:
-            with open(aside, "w", encoding="utf-8", newline="\n") as file:
-                file.write(self.to_yaml())
-            os.replace(aside, path)
-        finally:
-            if os.path.exists(aside):
-                os.remove(aside)
+        write_text(path, self.to_yaml())
 
     # -- writing ---------------------------------------------------------------------------------------------------
     def __setitem__(self, key: str, value: Any) -> None:

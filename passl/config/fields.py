@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional
 
 REQUIRED = type("Required", (), {"__repr__": lambda self: "required"})()
 ABSENT = type("Absent", (), {"__repr__": lambda self: "not set"})()
@@ -13,25 +13,18 @@ class Key:
 
     type: a typing annotation, or a Section, Component or ComponentList for what is nested.
     default: REQUIRED, ABSENT (stays away when it is not given), or the value to fill in; `{}` fills a nested section.
-    choices, minimum: allowed values, smallest number. convert: turns the value into its final form or raises
-    ValueError with what is wrong. of_constructor: in a Component, only says more of a parameter that some of its
-    constructors have; where the constructor has none of this name the key is unknown.
+    minimum: smallest number. convert: turns the value into its final form or raises UserError with what is wrong.
+    of_constructor: in a Component, only says more of a parameter that some of its constructors have; where the
+    constructor has none of this name the key is unknown.
     """
 
-    def __init__(self, name: str, type: Any, default: Any, help: str, *, choices: Tuple[Any, ...] = (),
-                 minimum: Optional[float] = None, convert: Optional[Callable[[Any], Any]] = None,
-                 of_constructor: bool = False):
+    def __init__(self, name: str, type: Any, default: Any, help: str, *, minimum: Optional[float] = None,
+                 convert: Optional[Callable[[Any], Any]] = None, of_constructor: bool = False):
         self.name, self.type, self.default, self.help = name, type, default, help
-        self.choices, self.minimum, self.convert = choices, minimum, convert
-        self.of_constructor = of_constructor
+        self.minimum, self.convert, self.of_constructor = minimum, convert, of_constructor
 
-    def with_default(self, default: Any) -> Key:
-        return self._changed(default=default)
-
-    def with_type(self, type: Any) -> Key:
-        return self._changed(type=type)
-
-    def _changed(self, **changes: Any) -> Key:
+    def changed(self, **changes: Any) -> Key:
+        """A copy with other attributes."""
         changed = copy.copy(self)
         vars(changed).update(changes)
         return changed
@@ -79,19 +72,6 @@ class ComponentList(Component):
 
 class GroupList(Section):
     """A list of mappings, each of which may set again any key of the component that holds the list."""
-
-    open_ended = False
-
-    def within(self, keys: Mapping[str, Key], legacy: Mapping[str, str], open_ended: bool) -> GroupList:
-        """The same list inside a component with `keys`; none of them is required or filled in again."""
-        inherited = [key.with_default(ABSENT) for key in keys.values() if key.name in self.shared(keys)]
-        bound = GroupList(*self.keys.values(), *inherited)
-        bound.legacy, bound.open_ended = dict(legacy), open_ended
-        return bound
-
-    def shared(self, keys: Mapping[str, Key]):
-        """Keys that make sense for one group: not the list itself, nor what holds for all groups together."""
-        return [key.name for key in keys.values() if not is_nested(key.type) or isinstance(key.type, Component)]
 
 
 def is_nested(type: Any) -> bool:

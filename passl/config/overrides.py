@@ -12,6 +12,7 @@ import yaml
 
 from passl.config.config import Config
 from passl.config.scalars import parse_scalar
+from passl.config.yaml_text import parse_yaml
 from passl.errors import ConfigError
 
 
@@ -55,7 +56,6 @@ def parse_value(text: str, origin: str) -> Any:
     """The value of an override: a scalar, or a list, mapping or quoted text in YAML flow form."""
     if text[:1] not in ("[", "{", "'", '"'):
         return parse_scalar(text)
-    from passl.config.layers import parse_yaml  # the loader applies overrides itself
     try:
         return parse_yaml("value: " + text, origin).plain()["value"]
     except ConfigError as error:

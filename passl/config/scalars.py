@@ -5,7 +5,8 @@
     12, -3, 0x1f, 0o17                          int (010 is ten; 1_000 and 1:30 are text)
     1e-6, .5, 2., 4.8, .inf, -.inf, .nan        float
     1.0/255.0, 1/3                              float: one number divided by another
-    (0.9, 0.999), [1, 'a'], ((1, 2), None)      list, when every element is a number, a bool, None, quoted or a list
+    (0.9, 0.999), [1, 'a'], ((1, 2), None)      list, when every element is a number that Python knows too, a bool, None,
+                                                quoted text or a list; it is parsed as Python but never run
     anything else                               text
 
 A one-element parenthesis is its element, `(5)` is 5 and `(5,)` is [5], as in Python. Quoted YAML scalars do not come
@@ -13,8 +14,11 @@ here: they stay text, and are read as unquoted only where a key does not take te
 """
 from __future__ import annotations
 
+import ast
+import itertools
 import re
-from typing import Any, List, Tuple
+import warnings
+from typing import Any
 
 _WORDS = {word: value for words, value in (
     (("null", "Null", "NULL", "~", "None", ""), None),
@@ -27,7 +31,7 @@ _HEX_OR_OCTAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(_DECIMAL)
 _SPECIAL_FLOAT = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _FRACTION = re.compile(rf"({_DECIMAL})\s*/\s*({_DECIMAL})")
-_TOKEN = re.compile(r"""\s*(?:([()\[\],])|('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|([^()\[\],'"]+))""")
+_LONGEST_SEQUENCE, _DEEPEST_SEQUENCE = 1000, 8
 
 
 def parse_scalar(text: str) -> Any:
@@ -35,10 +39,7 @@ def parse_scalar(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if text[0] in "([":
-        try:
-            return _parse_sequence(text)
-        except _NotASequence:
-            return text
+        return _parse_sequence(text)
     return _parse_number(text)
 
 
@@ -58,58 +59,27 @@ def _parse_number(text: str) -> Any:
     return text
 
 
-class _NotASequence(Exception):
-    """The text only looks like a tuple, for instance the path `(old) images`."""
-
-
 def _parse_sequence(text: str) -> Any:
-    tokens = _tokens(text)
-    value, end = _read(tokens, 0, depth=0)
-    if end != len(tokens):
-        raise _NotASequence
+    """A list for a tuple or list written as text; the text itself where it only looks like one: `(old) images`."""
+    depths = itertools.accumulate((mark in "([") - (mark in ")]") for mark in text)
+    if len(text) > _LONGEST_SEQUENCE or max(depths) > _DEEPEST_SEQUENCE:
+        return text  # beyond any setting; hostile text could otherwise fill the stack of Python's parser
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes and numbers, which concern code
+            return _element(ast.parse(text.rstrip(), mode="eval").body, text)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return text
+
+
+def _element(node: ast.AST, text: str) -> Any:
+    """The value of a syntax tree of lists, quoted text and plain values; ValueError for every other kind of code."""
+    if isinstance(node, (ast.Tuple, ast.List)):
+        return [_element(item, text) for item in node.elts]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    word = ast.get_source_segment(text, node)
+    value = _WORDS[word] if word in _WORDS else _parse_number(word)
+    if isinstance(value, str):  # an unquoted word: `(a, b)` is a name, not a list
+        raise ValueError
     return value
-
-
-def _tokens(text: str) -> List[Tuple[str, Any]]:
-    tokens, position, text = [], 0, text.rstrip()
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise _NotASequence
-        mark, quoted, word = match.groups()
-        if mark:
-            tokens.append((mark, None))
-        elif quoted:
-            tokens.append(("value", re.sub(r"\\(.)", r"\1", quoted[1:-1], flags=re.DOTALL)))
-        elif word.strip():
-            value = _WORDS[word.strip()] if word.strip() in _WORDS else _parse_number(word.strip())
-            if isinstance(value, str):  # an unquoted word: `(a, b)` is a name, not a list
-                raise _NotASequence
-            tokens.append(("value", value))
-        position = match.end()
-    return tokens
-
-
-def _read(tokens, position, depth) -> Tuple[Any, int]:
-    """One element starting at `position`: (value, position behind it)."""
-    if position >= len(tokens) or depth > 32:
-        raise _NotASequence
-    mark, value = tokens[position]
-    if mark == "value":
-        return value, position + 1
-    if mark not in "([":
-        raise _NotASequence
-    closing, items, commas = ")" if mark == "(" else "]", [], 0
-    position += 1
-    while position < len(tokens) and tokens[position][0] != closing:
-        item, position = _read(tokens, position, depth + 1)
-        items.append(item)
-        if position < len(tokens) and tokens[position][0] == ",":
-            commas, position = commas + 1, position + 1
-        elif position >= len(tokens) or tokens[position][0] != closing:
-            raise _NotASequence
-    if position >= len(tokens):
-        raise _NotASequence
-    if mark == "(" and len(items) == 1 and not commas:
-        return items[0], position + 1
-    return items, position + 1

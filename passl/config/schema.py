@@ -5,7 +5,7 @@ metrics are the parameters of their constructors and need no line here. `python 
 """
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Literal, Optional
 
 from passl.config.fields import ABSENT, REQUIRED, Component, ComponentList, GroupList, Key, Legacy, Section
 from passl.errors import UserError
@@ -40,14 +40,8 @@ def _shrinkage(ratio: float) -> float:
     return ratio
 
 
-TRAIN_LOOPS = ("ContrastiveLearningTrainingEpochLoop", "ClassificationTrainingEpochLoop", None)
-
 GLOBAL = Section(
     # what runs
-    Key("train_loop", Optional[str], None, "PASSL's name of the loop; one loop serves every Model.name, so it may be"
-        " left out.", choices=TRAIN_LOOPS),
-    Key("validate_loop", Optional[str], None, "PASSL's name of the evaluation loop; None for pretraining.",
-        choices=("ClassificationEvaluationLoop", None)),
     Key("epochs", int, REQUIRED, "Length of training; schedules span it. SwAV: 100 to 800 on ImageNet, more on less"
         " data: count steps, not epochs.", minimum=1),
     Key("max_train_step", Optional[int], None, "Stop after this many optimizer steps, schedules unchanged; for trials.",
@@ -74,15 +68,15 @@ GLOBAL = Section(
     # watching
     Key("eval_during_train", bool, False, "Evaluate while training; probe and fine-tuning keep the best epoch by it."),
     Key("eval_interval", int, 1, "Evaluate every this many eval_unit.", minimum=1),
-    Key("eval_unit", str, "epoch", "What eval_interval counts.", choices=("epoch", "step")),
+    Key("eval_unit", Literal["epoch", "step"], "epoch", "What eval_interval counts."),
     Key("print_batch_step", int, 10, "Steps between log lines.", minimum=1),
     Key("use_visualdl", bool, False, "Write curves, the first crops and prototype usage for `visualdl --logdir`."),
-    Key("progress", str, "auto", "auto: a bar on a terminal, plain lines elsewhere.", choices=("auto", "bar", "lines")),
+    Key("progress", Literal["auto", "bar", "lines"], "auto", "auto: a bar on a terminal, plain lines elsewhere."),
     Key("knn_interval", int, 0, "Epochs between k-NN evaluations during pretraining; 0 is off. The cheapest honest"
         " sign of learning: the loss alone does not show a collapse.", minimum=0),
     Key("online_probe", bool, False, "Train a detached linear classifier beside pretraining; needs labels."),
     # machine
-    Key("device", str, "auto", "auto takes a GPU when Paddle sees one.", choices=("auto", "cpu", "gpu", "xpu", "npu")),
+    Key("device", Literal["auto", "cpu", "gpu", "xpu", "npu"], "auto", "auto takes a GPU when Paddle sees one."),
     Key("allow_tf32", bool, False, "Let float32 matrix products run in TF32 on GPUs that have it: faster, but scores,"
         " assignments and clustering then have three digits."),
     Key("num_threads", Optional[int], None, "CPU threads per process; None is OMP_NUM_THREADS where that is set, else"
@@ -96,6 +90,8 @@ GLOBAL = Section(
     Key("max_nonfinite_steps", int, 0, "Steps with a NaN or infinite loss or gradient to skip before giving up; 0"
         " stops at the first, which is right unless fp16 is young.", minimum=0),
     Legacy("task_type", "Model.name decides the task"),
+    Legacy("train_loop", "one training loop serves every Model.name"),
+    Legacy("validate_loop", "the evaluation follows from Model.name"),
     Legacy("use_dali", "images are decoded by the workers of DataLoader.*.loader"),
     Legacy("finetune", "Model.name decides what is trained, and pretrained_model what it starts from"),
 )
@@ -130,20 +126,13 @@ GRAD_SCALER = Section(
 )
 
 FP16 = Section(
-    Key("level", str, "O0", "O0 is fp32; O1 runs convolutions and matrix products in half precision, O2 nearly all of"
-        " the network. Weights stay fp32. A section that is there but has no level means O2, as in PASSL.",
-        choices=("O0", "O1", "O2")),
-    Key("dtype", str, "float16", "bfloat16 needs no loss scaling; Ampere or newer.", choices=("float16", "bfloat16")),
+    Key("level", Literal["O0", "O1", "O2"], "O0", "O0 is fp32; O1 runs convolutions and matrix products in half"
+        " precision, O2 nearly all of the network. Weights stay fp32. A section that is there but has no level means"
+        " O2, as in PASSL."),
+    Key("dtype", Literal["float16", "bfloat16"], "float16", "bfloat16 needs no loss scaling; Ampere or newer."),
     Key("GradScaler", GRAD_SCALER, {}, "Loss scaling; float16 only."),
     Key("fp16_custom_white_list", List[str], [], "Operators to run in half precision besides Paddle's list."),
     Key("fp16_custom_black_list", List[str], [], "Operators to keep in fp32 besides Paddle's list."),
-)
-
-EMA = Section(
-    Key("decay", float, 0.9999, "Share of the old average kept at each step.", minimum=0),
-    Key("thres_steps", bool, True, "Start with a smaller decay that rises with the steps."),
-    Key("ema_eval", bool, False, "Evaluate the average as well."),
-    Key("eval_start_epoch", int, 0, "First epoch at which the average is evaluated.", minimum=0),
 )
 
 CLASS_COUNT = {"num_classes": "class_num"}
@@ -158,12 +147,12 @@ MODEL = Component(
 
 SCHEDULE = Component(
     "SCHEDULES",
-    Key("decay_unit", str, ABSENT, "Whether the rate changes every step or every epoch; from Optimizer.lr_decay_unit.",
-        choices=("step", "epoch")),
+    Key("decay_unit", Literal["step", "epoch"], ABSENT, "Whether the rate changes every step or every epoch; from"
+        " Optimizer.lr_decay_unit."),
 )
 
 GRAD_CLIP = Section(
-    Key("name", str, "ClipGradByGlobalNorm", "One norm over all parameters.", choices=("ClipGradByGlobalNorm",)),
+    Key("name", Literal["ClipGradByGlobalNorm"], "ClipGradByGlobalNorm", "One norm over all parameters."),
     Key("clip_norm", float, REQUIRED, "Largest norm of all gradients together; LARC recipes need none.", minimum=0),
 )
 
@@ -215,7 +204,7 @@ LOSS = ComponentList("LOSSES", WEIGHT)
 METRIC = ComponentList("METRICS")
 
 EXPORT = Section(
-    Key("export_type", str, "paddle", "onnx needs paddle2onnx.", choices=("paddle", "onnx")),
+    Key("export_type", Literal["paddle", "onnx"], "paddle", "onnx needs paddle2onnx."),
     Key("input_shape", List[Optional[int]], [None, 3, 224, 224], "Batch, channels, height, width; None is any size."),
 )
 
@@ -223,7 +212,7 @@ SCHEMA = Section(
     Key("Global", GLOBAL, REQUIRED, "The run as a whole."),
     Key("DistributedStrategy", DISTRIBUTED_STRATEGY, {}, "Several processes."),
     Key("FP16", FP16, {}, "Mixed precision; absent is fp32."),
-    Key("EMA", EMA, ABSENT, "Moving average of the weights."),
+    Key("EMA", Dict[str, Any], ABSENT, "Moving average of the weights: no method here has one, so training refuses it."),
     Key("Model", MODEL, REQUIRED, "Method, network and their options."),
     Key("Loss", Section(Key("Train", LOSS, ABSENT, "Summed losses."), Key("Eval", LOSS, ABSENT, "Reported losses.")),
         ABSENT, "Losses of probe and fine-tuning; clustering methods bring their own."),

@@ -7,6 +7,7 @@ import typing
 from typing import Any, Mapping
 
 from passl.config.scalars import parse_scalar
+from passl.registry import choices, is_declared
 
 _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
 _LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
@@ -54,7 +55,7 @@ def _convert(value: Any, annotation: Any) -> Any:
     if origin in _UNIONS:
         return _convert_union(value, arguments)
     if origin is typing.Literal:
-        return _require(any(value == choice and type(value) is type(choice) for choice in arguments), value)
+        return _require(is_declared(value, arguments), value)
     if (origin or annotation) in _LISTS:
         return _convert_list(value, origin, arguments)
     if (origin or annotation) in _MAPPINGS:
@@ -93,14 +94,14 @@ def _convert_list(value: Any, origin: Any, arguments) -> list:
 
 
 def describe(annotation: Any) -> str:
-    """The annotation in words: `list of int`, `str or null`."""
+    """The annotation in words: `list of int`, `str or null`, `soft | hard`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in (None, type(None)):
         return "null"
+    if choices(annotation):
+        return " | ".join("null" if choice is None else str(choice) for choice in choices(annotation))
     if origin in _UNIONS:
         return " or ".join(describe(argument) for argument in arguments)
-    if origin is typing.Literal:
-        return " or ".join(repr(argument) for argument in arguments)
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
         return f"list of {len(arguments)} values ({', '.join(describe(argument) for argument in arguments)})"
     if (origin or annotation) in _LISTS:

@@ -13,7 +13,7 @@ from passl.engine.progress import NamedParts
 from passl.errors import CheckpointError
 
 # These say where a run starts, not what it does.
-START_KEYS = ("Global.checkpoint", "Global.overwrite")
+START_KEYS = ("Global.checkpoint", "Global.overwrite", "Global.train_loop", "Global.validate_loop")  # old configs
 
 
 def choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:

@@ -120,8 +120,9 @@ def test_message_counts_the_problems():
     ("Model.backbone={nmb_prototypes: 3}", "Model.backbone.type: missing required key; it names the backbone"),
     ("Model.backbone.nmb_prototypes=1.5",
      "Model.backbone.nmb_prototypes: expected int or list of int, got 1.5 (float)"),
-    ("Global.validate_loop=Evaluation",
-     "Global.validate_loop: 'Evaluation' is not one of ClassificationEvaluationLoop, None"),
+    ("Global.eval_unit=batch", "Global.eval_unit: 'batch' is not one of epoch, step"),
+    ("Global.eval_unit=1", "Global.eval_unit: 1 is not one of epoch, step"),
+    ("Global.flags=5", "Global.flags: expected mapping, got 5 (int)"),
     ("Global.flags={cudnn: 1}",
      "Global.flags: Paddle flags start with FLAGS_, 'cudnn' does not, got {'cudnn': 1} (mapping)"),
     ("Global.accum_steps=true", "Global.accum_steps: expected int, got True (bool)"),
@@ -177,7 +178,7 @@ def test_values_take_the_declared_type(checked):
     config = checked("Model.epsilon=1", "Global.validate_loop=None", "Global.collective_timeout=60",
                      "Model.nmb_crops='(2, 6)'", "Optimizer.weight_decay='1e-6'", "Global.pretrained_model='None'")
     assert (config.Model.epsilon, type(config.Model.epsilon)) == (1.0, float)
-    assert config.Global.validate_loop is None and config.Global.pretrained_model is None
+    assert "validate_loop" not in config.Global and config.Global.pretrained_model is None
     assert config.Model.nmb_crops == [2, 6] and config.Optimizer.weight_decay == 1e-6
     assert config.Global.collective_timeout == 60.0
 
@@ -190,6 +191,7 @@ def test_batch_norm_modes(checked, mode, expected):
 
 @pytest.mark.parametrize("override, key, reason", [
     ("Global.task_type=Classification", "Global.task_type", "Model.name decides the task"),
+    ("Global.train_loop=MyLoop", "Global.train_loop", "one training loop serves every Model.name"),
     ("Global.use_dali=False", "Global.use_dali", "images are decoded by the workers of DataLoader.*.loader"),
     ("Model.apex=False", "Model.apex", "synchronised batch norm is set by DistributedStrategy.sync_batch_norm"),
     ("Optimizer.tensor_fusion=True", "Optimizer.tensor_fusion", "gradients are reduced in buckets already"),

@@ -111,10 +111,10 @@ def test_every_value_has_its_python_type(name):
 
 
 @pytest.mark.parametrize("name, ignored", [
-    ("pt_4n32c", {"Global.task_type", "Model.apex", "Optimizer.tensor_fusion"}),
-    ("pt_1n8c", {"Global.task_type", "Model.apex", "Optimizer.tensor_fusion", "Optimizer.lr.last_epoch"}),
-    ("lp_1n8c", {"Global.task_type", "Optimizer.tensor_fusion", "Optimizer.lr.last_epoch"}),
-    ("ft_1n4c", {"Global.task_type", "Global.finetune", "Optimizer.tensor_fusion", "Optimizer.lr.last_epoch",
+    ("pt_4n32c", {"Model.apex"}),
+    ("pt_1n8c", {"Model.apex", "Optimizer.lr.last_epoch"}),
+    ("lp_1n8c", {"Global.validate_loop", "Optimizer.lr.last_epoch"}),
+    ("ft_1n4c", {"Global.validate_loop", "Global.finetune", "Optimizer.lr.last_epoch",
                  "Optimizer.param_groups.0.lr.last_epoch"}),
 ])
 def test_accepted_with_a_warning_for_each_key_without_effect(name, ignored, registries):
@@ -124,7 +124,8 @@ def test_accepted_with_a_warning_for_each_key_without_effect(name, ignored, regi
     assert all(warning.category is ConfigWarning for warning in caught)
     named = {str(warning.message).split(": ")[1].split(" ")[0] for warning in caught}
     shared_memory = {f"DataLoader.{phase}.loader.use_shared_memory" for phase in config.DataLoader}
-    assert named == ignored | shared_memory
+    everywhere = {"Global.task_type", "Global.train_loop", "Optimizer.tensor_fusion"}
+    assert named == ignored | shared_memory | everywhere
     assert config.Optimizer.lr.decay_unit == ("step" if name.startswith("pt") else "epoch")
 
 

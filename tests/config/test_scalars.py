@@ -34,6 +34,16 @@ def test_text_stays_text(text):
     assert parse_scalar(text) == text
 
 
-def test_deep_nesting_is_text_and_no_crash():
-    text = "(" * 10_000 + ")" * 10_000
-    assert parse_scalar(text) == text
+@pytest.mark.parametrize("text", [
+    "(" * 10_000 + ")" * 10_000, "[" * 9 + "]" * 9, "(" * 10_000, "[{(" * 300, "(" + "-" * 900 + "1)",
+    "(" + "not " * 200 + "1)", "(1" + ", 1" * 400 + ")", "(" + "1+" * 400 + "1)", "(lambda:" * 8 + "1" + ")" * 8,
+    "((1)+(2), 3)", "[1][0]", "(1).real", "[x for x in (1, 2)]", "(1_000, 2)", "({1}, {2: 3})", "(b'a', 1)", "(1j,)",
+    "(f'{1}',)", "(*[1], 2)", "(x := 1)", "(...)", "(__import__('os'),)", "(9" + "9" * 5000 + ",)", "(\0)", "(\ud800)",
+    "('\\N{bad}',)", "('\\d' 1)", "(1 is 1)", "(yield)", "(await x)",
+])
+def test_hostile_text_stays_text_and_warns_of_nothing(text, recwarn):
+    assert parse_scalar(text) == text and not recwarn
+
+
+def test_the_longest_sequence_that_is_read():
+    assert parse_scalar("(" + "1, " * 300 + ")") == [1] * 300

@@ -23,12 +23,11 @@ def test_defaults_fit_their_own_row(key):
     if key.default in (REQUIRED, ABSENT) or isinstance(key.type, Section):
         return
     assert convert(key.default, key.type) == key.default
-    assert not key.choices or key.default in key.choices
     assert key.minimum is None or key.default is None or key.default >= key.minimum
 
 
 def test_the_tables_print():
-    printed = list(lines(SCHEMA))
+    printed = list(lines())
     assert "Global.eval_unit: epoch | step = epoch  # What eval_interval counts." in printed
     assert "Loss.Train.*.weight: float = 1.0  # Factor of this loss in the sum." in printed
     assert "Global.task_type: accepted, no effect  # Model.name decides the task" in printed

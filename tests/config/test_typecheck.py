@@ -33,7 +33,8 @@ def test_refused(value, annotation):
 @pytest.mark.parametrize("annotation, text", [
     (int, "int"), (Optional[str], "str or null"), (List[int], "list of int"),
     (Tuple[float, float], "list of 2 values (float, float)"),
-    (Dict[str, float], "mapping to float"), (Union[int, List[int]], "int or list of int"), (Literal["a"], "'a'"),
+    (Dict[str, float], "mapping to float"), (Union[int, List[int]], "int or list of int"),
+    (Literal["soft", "hard"], "soft | hard"), (Optional[Literal["a"]], "a | null"),
 ])
 def test_description(annotation, text):
     assert describe(annotation) == text

@@ -10,8 +10,6 @@ BACKBONE = "type: resnet10, stem: small, base_channels: 4"
 
 CONFIG = """
 Global:
-  train_loop: ClassificationTrainingEpochLoop
-  validate_loop: ClassificationEvaluationLoop
   epochs: {epochs}
   output_dir: {output}
   device: cpu

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passl.config import ConfigError, load_config
-from passl.config.layers import parse_yaml
+from passl.config.yaml_text import parse_yaml
 
 
 def message(*arguments):
