@@ -32,8 +32,7 @@ def agree(folder: Path, config: Config, facts: Dict[str, Any]) -> None:
     except OSError as failure:
         error = failure
     distributed.fail_together("writing to the output folder", error)
-    settings = {key: repr(value) for key, value in flat_settings(config).items() if not key.endswith(MACHINE_KEYS)}
-    views = distributed.gather_objects({**facts, **settings, f"sees what rank 0 writes to {folder}": _appears(probe)})
+    views = distributed.gather_objects({**facts, **shared_settings(config), f"sees what rank 0 writes to {folder}": _appears(probe)})
     if distributed.rank() == 0:
         probe.unlink()
     problems = differences(views)
@@ -41,6 +40,11 @@ def agree(folder: Path, config: Config, facts: Dict[str, Any]) -> None:
         raise distributed.JointFailure("the processes of this job do not run the same thing, so nothing was trained:\n"
                           + "\n".join(f"  {problem}" for problem in problems)
                           + "\nStart all with the same command, data and shared Global.output_dir.")
+
+
+def shared_settings(config: Config) -> Dict[str, str]:
+    """The settings that must be the same on all machines, by their dotted path."""
+    return {key: repr(value) for key, value in flat_settings(config).items() if not key.endswith(MACHINE_KEYS)}
 
 
 def _appears(path: Path) -> bool:

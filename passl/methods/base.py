@@ -89,8 +89,8 @@ def features_of_images(features: paddle.Tensor, views: Sequence[paddle.Tensor],
                        shown: Callable[[int], bool] = lambda view: True) -> paddle.Tensor:
     """`Step.features` [n, B, F] of trunk features [V * B, F]: the views of the first resolution for which `shown`."""
     rows = features.detach().reshape([len(views), -1, features.shape[-1]])
-    first = len(group_by_resolution(views)[0])
-    return paddle.stack([rows[view] for view in range(first) if shown(view)])
+    chosen = [view for view in range(len(group_by_resolution(views)[0])) if shown(view)]
+    return paddle.index_select(rows, paddle.to_tensor(chosen))
 
 
 class Step(NamedTuple):

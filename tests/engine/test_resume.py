@@ -289,7 +289,7 @@ def test_averages_and_usage_of_an_interrupted_epoch_cover_all_of_it(config, log,
     assert "loss: " in expected
     log.clear()
     run = trainer(config, "Global.epochs=1", "Global.overwrite=True")
-    raise_in(run, "_train_step", lambda: run.step == step)
+    raise_in(run, "make_step", lambda: run.step == step)
     run.run()
     assert run.step == step + 1 and not [line for _, line in log if "[Avg]" in line]
     resumed = trainer(config, "Global.epochs=1", "Global.checkpoint=auto")

@@ -39,6 +39,16 @@ def test_watching_changes_nothing_that_is_trained(tmp_path, images):
     assert watched.progress.best == max(record["eval_metric"] for record in records)
 
 
+def test_evaluations_count_the_unit_that_is_asked_for(tmp_path, images):
+    run = pretraining(tmp_path / "steps", images, "Global.online_probe=True", "Global.eval_interval=4",
+                      "Global.eval_unit=step")
+    run.run()
+    assert [record["step"] for record in lines(run, "eval_online_probe")] == [4, 8, 10]  # and at the end
+    run = pretraining(tmp_path / "epochs", images, "Global.online_probe=True", "Global.knn_interval=2",
+                      "Global.eval_unit=step")
+    assert run.findings[0].problem.startswith("Global.eval_unit step has no effect: Global.knn_interval counts epochs")
+
+
 def probe_of(run):
     return run.parts.companions["online_probe"]
 
