@@ -111,7 +111,7 @@ def test_two_ranks(config, tmp_path):
     # And back: two ranks stopped at step 5 of 9, one goes on.
     with log_lines() as lines:
         narrowed = separate(config, "narrowed", *FREEZE, latest(config, "two"))
-    assert (narrowed.position, narrowed.total_steps) == (10, 5 + 8)
+    assert (narrowed.progress.position, narrowed.total_steps) == (10, 5 + 8)
     schedule = narrowed.optimizer.groups[0][3]
     rates, held = rates_and_freeze(narrowed)
     assert rates == [schedule(place) for place in range(10, 18)] and not any(held)
