@@ -6,16 +6,20 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 TESTS ?= tests
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
+# Rules of the house, folders of which a test takes milliseconds, and the loop itself.
+QUICKEST = tests/test_layers.py tests/test_house.py tests/config tests/clustering tests/docs tests/optim \
+    tests/weights/layouts tests/methods/test_losses.py tests/engine/test_trainer.py
 # numpy 2 came after Paddle 2.6.2 was built
 NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 
 # The tests start a hundred processes, each of which would compile the same files anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install quickstart test test-fast test-ranks test-slow test-install format lint clean
+.PHONY: help install quickstart check test test-fast test-ranks test-slow test-install format lint types clean
 
 help:
 	@echo "make quickstart            pretrain SwAV on this machine in a few minutes and see what it learnt"
+	@echo "make check                 before every commit: lint, types, layers and the quickest tests, under a minute"
 	@echo "make test [PADDLE=2.6.2]   the tests, several minutes on two cores, on one Paddle version"
 	@echo "make test-fast             without the long ones and those of several ranks"
 	@echo "make test-ranks            of the long ones those with several processes: n ranks = 1, lost ranks, kills, two nodes"
@@ -23,6 +27,7 @@ help:
 	@echo "make test-install          a normal installation has its commands"
 	@echo "make format                the one layout of the whole tree (autopep8), imports in order (ruff)"
 	@echo "make lint                  ruff, and whether everything is formatted"
+	@echo "make types                 mypy on passl/, without errors"
 	@echo "make install               only the virtual environment ($(VENV))"
 
 install: $(READY)
@@ -34,7 +39,10 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 quickstart: $(READY)
-	$(BIN)/python tools/quickstart.py
+	$(BIN)/python tools/quickstart/run.py
+
+check: lint types
+	$(PYTEST) -m "not slow and not dist" $(QUICKEST)
 
 test: $(READY)
 	$(PYTEST) -m "not slow" $(TESTS)
@@ -62,6 +70,9 @@ format: $(READY)
 lint: $(READY)
 	$(BIN)/python -m ruff check .
 	git ls-files '*.py' | xargs $(BIN)/python -m autopep8 --diff --exit-code --jobs 2
+
+types: $(READY)
+	$(BIN)/python -m mypy
 
 clean:
 	rm -rf .venv-* build *.egg-info quickstart

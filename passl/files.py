@@ -8,7 +8,7 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
-from typing import IO, Any, Iterator, Optional, Union
+from typing import IO, Any, Callable, Iterator, Optional, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
 _BLOCK = 1 << 22
@@ -65,18 +65,23 @@ def sha256(path: PathLike) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: PathLike, busy: Optional[Exception] = None) -> Iterator[IO]:
+def locked(path: PathLike, busy: Optional[Exception] = None, on_wait: Callable[[], None] = lambda: None
+           ) -> Iterator[IO]:
     """The file `path`, open for appending and held by this process alone; a process that dies lets go of it.
 
-    busy: raised when another process holds it; None waits. The lock is on the file itself: after waiting, the name may
-    stand for another file (the former holder has renamed or deleted his), and then the wait begins anew.
+    busy: raised when another process holds it; None calls `on_wait` and waits. The lock is on the file itself: after
+    waiting, the name may stand for another file (the former holder has renamed or deleted his), and then the wait
+    begins anew.
     """
     while True:
         with open(path, "a+b") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise busy from None
+                if busy:
+                    raise busy from None
+                on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
             if _is_at(file, path):
                 yield file
                 return

@@ -15,7 +15,7 @@ import inspect
 import pkgutil
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Literal, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Literal, Mapping, Optional, Tuple, Type, Union
 
 from passl.errors import UnknownComponent, UserError
 
@@ -88,22 +88,27 @@ class Entry:
     target: Callable
     context: Tuple[str, ...] = ()
     legacy: Dict[str, str] = field(default_factory=dict)
+    is_alias: bool = False
 
 
 class Registry:
     """Names to components of one kind; the modules of `package` are imported at the first look-up.
 
     A new component is a new file in that package: no list needs an edit.
+    trunks: `{trunk}` in a name stands for each name of this other registry.
     """
 
-    def __init__(self, kind: str, package: str):
+    def __init__(self, kind: str, package: str, trunks: Optional["Registry"] = None):
         self.kind = kind
         self.package = package
+        self.trunks = trunks
+        self.shared_options: Optional[Type] = None  # see `shared`
         self._entries: Dict[str, Entry] = {}
         self._imported = False
 
-    def register(self, *names: str, context: Tuple[str, ...] = (), legacy: Optional[Mapping[str, str]] = None):
-        """Decorator: make a class or factory available under `names` (its own name when none is given).
+    def register(self, *names: str, context: Tuple[str, ...] = (), legacy: Optional[Mapping[str, str]] = None,
+                 aliases: Iterable[str] = ()):
+        """Decorator: make a class or factory available under `names` (its own name when none is given) and `aliases`.
 
         Its constructor refuses values that a `Literal[...]` does not declare, see `check_literals`.
         """
@@ -113,13 +118,18 @@ class Registry:
                 target.__init__ = check_literals(target.__init__)
             else:
                 target = check_literals(target)
-            for name in names or (target.__name__,):
+            for name in (*(names or (target.__name__,)), *aliases):
                 if name in self._entries and self._entries[name].target is not target:
                     raise UserError(f"{self.kind} '{name}' is registered twice")
-                self._entries[name] = Entry(target, tuple(context), dict(legacy or {}))
+                self._entries[name] = Entry(target, tuple(context), dict(legacy or {}), name in aliases)
             return target
 
         return decorate
+
+    def shared(self, options: Type) -> Type:
+        """Decorator of a dataclass: its fields are keys of every component; whoever builds one takes them out first."""
+        self.shared_options = options
+        return options
 
     def _import_package(self) -> None:
         if self._imported:
@@ -129,37 +139,39 @@ class Registry:
             importlib.import_module(module.name)
         self._imported = True
 
-    def names(self):
+    def _all(self) -> Dict[str, Entry]:
         self._import_package()
-        return sorted(self._entries)
+        trunks = self.trunks.names(aliases=False) if self.trunks else [""]
+        return {name.replace("{trunk}", trunk): entry for name, entry in self._entries.items() for trunk in trunks}
+
+    def names(self, aliases: bool = True) -> List[str]:
+        return sorted(name for name, entry in self._all().items() if aliases or not entry.is_alias)
 
     def __contains__(self, name: str) -> bool:
-        self._import_package()
-        return name in self._entries
+        return name in self._all()
 
     def entry(self, name: str) -> Entry:
-        self._import_package()
-        if name not in self._entries:
-            raise UnknownComponent(f"unknown {self.kind} '{name}'{nearest(name, self._entries)}; "
-                                   f"known: {', '.join(sorted(self._entries))}")
-        return self._entries[name]
+        known = self._all()
+        if name not in known:
+            raise UnknownComponent(f"unknown {self.kind} '{name}'{nearest(name, known)}; "
+                                   f"known: {', '.join(sorted(known))}")
+        return known[name]
 
     def get(self, name: str) -> Callable:
         return self.entry(name).target
 
     def parameters(self, name: str) -> Dict[str, Parameter]:
-        """Configuration keys of component `name`, in the order of its constructor."""
-        entry = self.entry(name)
-        target = entry.target
-        constructor = target.__init__ if inspect.isclass(target) else target
-        hints = typing.get_type_hints(constructor)
-        found = {}
-        for parameter in inspect.signature(target).parameters.values():
-            if parameter.name in entry.context or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                continue
-            required = parameter.default is parameter.empty
-            found[parameter.name] = Parameter(parameter.name, hints.get(parameter.name, Any),
-                                              None if required else parameter.default, required)
+        """Configuration keys of component `name`: those shared by all, then its constructor's, in their order."""
+        entry, found = self.entry(name), {}
+        for target in (self.shared_options, entry.target) if self.shared_options else (entry.target,):
+            hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+            for parameter in inspect.signature(target).parameters.values():
+                if parameter.name in entry.context or parameter.kind in (parameter.VAR_POSITIONAL,
+                                                                         parameter.VAR_KEYWORD):
+                    continue
+                required = parameter.default is parameter.empty
+                found[parameter.name] = Parameter(parameter.name, hints.get(parameter.name, Any),
+                                                  None if required else parameter.default, required)
         return found
 
     def legacy(self, name: str) -> Dict[str, str]:
@@ -180,8 +192,8 @@ class Registry:
         return entry.target(**arguments)
 
 
-METHODS = Registry("method (Model.name)", "passl.methods")
 BACKBONES = Registry("backbone", "passl.models")
+METHODS = Registry("method (Model.name)", "passl.methods", trunks=BACKBONES)
 DATASETS = Registry("dataset", "passl.data")
 TRANSFORMS = Registry("transform", "passl.data.augment")
 SAMPLERS = Registry("sampler", "passl.data")

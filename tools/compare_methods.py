@@ -81,7 +81,7 @@ def clustering_methods(wanted=None) -> list:
 
 def run_settings(base: dict, method: str, seed: int, options) -> dict:
     """The config of one run as a plain mapping."""
-    from passl.models.cluster_heads import HEAD_KEYS
+    from passl.models.heads import HEAD_KEYS
     from passl.registry import METHODS
 
     known = METHODS.parameters(method)

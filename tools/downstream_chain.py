@@ -46,7 +46,6 @@ RECIPES = {
     "quickstart": Recipe(CONFIGS / "quickstart.yaml", CONFIGS / "quickstart_lp.yaml",
                          {percent: CONFIGS / f"quickstart_ft_{percent}percent.yaml" for percent in (1, 10)}, "val"),
 }
-MAKE_QUICKSTART = "import sys; from passl.quickstart.images import make_images; make_images(sys.argv[1])"
 PREPARE_IMAGE = ("import sys, numpy, passl; from passl.inference.images import batches; "
                  "model = passl.get_model(sys.argv[1]); "
                  "numpy.save(sys.argv[3], next(batches(sys.argv[2:3], model.card.transform, 1))[1].numpy())")
@@ -237,7 +236,7 @@ def main(arguments=None) -> None:
     options = parse(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     if options.recipe is RECIPES["quickstart"] and not options.train.exists():
-        execute(options.output, "images", [sys.executable, "-c", MAKE_QUICKSTART, options.train.parent])
+        execute(options.output, "images", [sys.executable, ROOT / "tools/quickstart/images.py", options.train.parent])
     execute(options.output, "lists", [sys.executable, ROOT / "tools/make_subset.py", options.train, "--percent", 1, 10,
                                       "--output", options.output, "--force"])
     record = Record(options.output / "results.json", options.settings)

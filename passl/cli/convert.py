@@ -118,7 +118,7 @@ def _verify(options: argparse.Namespace, layout: Optional[str]) -> int:
     images = fixed_input()
     reference = numpy_forward(*recognise(read(options.source, inert=options.inert), layout), images)
     state, found = to_passl_state(options.target)
-    differences = largest_differences(paddle_forward(paddle_network(state, found), found, images), reference)
+    differences = largest_differences(paddle_forward(paddle_network(state, found), images), reference)
     for name, difference in differences.items():
         print(f"verify {name:<10} largest difference {difference:.2e} of the largest value")
     if not all(difference <= TOLERANCE for difference in differences.values()):  # also when one is not a number

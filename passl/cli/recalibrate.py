@@ -36,14 +36,14 @@ def recalibrate(options) -> None:
     model = open_model(options)
     require_weights(model)
     from passl.data.augment.transforms import ImageTransform
-    from passl.data.sources import SampleList
+    from passl.data.sources import ImageFiles
     from passl.evaluation.recalibration import recalibrate_batch_norm
     from passl.inference.card import evaluation_transform, run_config, save_run
     from passl.inference.stream import find_images, stream
 
     samples = find_images(options.images)
     step = max(1, len(samples) // options.count)
-    used = SampleList([samples.path(index) for index in range(0, len(samples), step)][:options.count])
+    used = ImageFiles([samples.path(index) for index in range(0, len(samples), step)][:options.count])
     if len(used) < options.batch_size:
         raise UserError(f"{len(used)} images make no whole batch of {options.batch_size}, and only whole batches are "
                         f"measured: give more images or --batch-size {len(used)}")

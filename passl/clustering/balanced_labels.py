@@ -65,6 +65,15 @@ def balanced_labels(inputs, weight=None, bias=None, *, temperature: float = 1.0,
     Raises:
         ValueError: shapes or options do not fit, or there is no row on any rank.
         FloatingPointError: a logit on any rank is not finite (raised on all ranks).
+    Example:
+        Three of four images have their largest logit in the first cluster; the labels are even.
+
+        >>> import numpy as np
+        >>> from passl.clustering import balanced_labels
+        >>> logits = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.5], [0.1, 0.7]])
+        >>> result = balanced_labels(logits, tolerance=0.001)
+        >>> result.labels.tolist(), result.counts.tolist(), result.converged
+        ([0, 0, 1, 1], [2, 2], True)
     """
     if tolerance_mode not in ("sum", "mean"):
         raise UserError(f"tolerance_mode must be 'sum' or 'mean', got {tolerance_mode!r}")
@@ -258,7 +267,7 @@ def _labels(kernel, prior, soft, iterations, error, converged, collectives) -> B
     for rows, block in kernel:
         weighted = block * kernel.inputs.vector(prior)
         labels[rows] = to_numpy(weighted.argmax(1))
-        if soft:
+        if assignments is not None:
             assignments[rows] = to_numpy(weighted / weighted.sum(1)[:, None])
     counts = np.bincount(labels, minlength=kernel.clusters).astype(np.int64)
     counts = reduce_over_ranks(counts, "sum", collectives)

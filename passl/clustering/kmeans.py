@@ -41,6 +41,15 @@ def kmeans(features, num_clusters: int | None = None, *, iterations: int = 10, i
     Raises:
         ValueError: shapes do not fit, or rank 0 has fewer rows than clusters to draw.
         FloatingPointError: a row on any rank is not finite (raised on all ranks).
+    Example:
+        >>> import numpy as np
+        >>> from passl.clustering import kmeans
+        >>> features = np.array([[1.0, 0.0], [0.96, 0.28], [0.0, 1.0], [0.28, 0.96]])
+        >>> centroids, labels, counts = kmeans(features, initial_centroids=features[[0, 2]])
+        >>> labels.tolist(), counts.tolist()
+        ([0, 0, 1, 1], [2, 2])
+        >>> centroids.round(2).tolist()
+        [[0.99, 0.14], [0.14, 0.99]]
     """
     collectives = collectives or default_collectives()
     if initial_centroids is not None:

@@ -20,28 +20,40 @@ class Assignments(NamedTuple):
 
 @paddle.no_grad()
 def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=None) -> Assignments:
-    """Soft assignments that use all prototypes equally, by `iterations` rounds of prototype and sample normalisation.
+    """Soft assignments that use all prototypes equally (SwAV section 3.1, eq. 3-5).
 
-    scores: [N, K] or [A, N, K] (A independent problems share every collective), NumPy or Paddle, fp32 or fp64 (fp16 is
-      widened), the rows of *this* rank; N may differ between ranks. epsilon: entropy weight, any positive value: the
-      iteration runs on log-potentials, so that nothing overflows or vanishes. iterations: at least 1; SwAV uses 3.
-      collectives: offers all_reduce and all_gather; `passl.distributed` unless given.
-
-    Returns arrays of the kind that came in. A score of NaN or +infinity on any rank makes the assignments of its whole
-    problem NaN on all ranks: looking for it would make an accelerator wait, and a training step must not. Raises
-    ValueError for anything else than a float array of two or three dimensions.
-
-    Collectives: one all-gather of A*K numbers, then `iterations - 1` all-reduces of A*K numbers.
-
-    The reference normalises by the global sum first; that factor cancels in the first prototype normalisation and is
-    left out. With x = scores/epsilon and a potential u per prototype the iteration reads
+    Each iteration gives every prototype the same share of the samples, then every sample the sum 1. It runs on
+    log-potentials, so nothing overflows or vanishes for any epsilon. With x = scores / epsilon and a potential u for
+    each prototype:
       u <- logsumexp over all samples of x;   Q = softmax over prototypes of (x - u);
       then, iterations - 1 times:  u <- u + log(sum over all samples of Q);  Q = softmax(x - u).
-    A prototype's sum cannot vanish after the first round: its largest normalised entry is at least 1/N_total.
+    The reference divides by the global sum first; that factor cancels in the first step and is left out. A prototype's
+    sum cannot vanish after the first round: its largest normalised entry is at least 1/N_total.
 
-    `marginal_error` is the largest relative deviation of a prototype's share from 1/K that the last prototype step
-    found, i.e. after iterations - 1 rounds (nan for a single iteration): free, where the exact final one would cost
-    another collective.
+    Args:
+        scores: [N, K], or [A, N, K] for A independent problems that share every collective; the rows of *this* rank,
+            whose number may differ between ranks. NumPy or Paddle, float32 or float64; half precision is widened.
+        epsilon: entropy weight; smaller gives sharper assignments.
+        iterations: at least 1; SwAV uses 3.
+        collectives: offers all_reduce and all_gather; `passl.distributed` unless given. One all-gather of A*K numbers,
+            then `iterations - 1` all-reduces of A*K numbers.
+    Returns:
+        Assignments, arrays of the kind that came in. `marginal_error` is the largest relative deviation of a
+        prototype's share from 1/K that the last prototype step found, i.e. after iterations - 1 rounds (nan for one
+        iteration): it is free, where the final one would cost another collective. A score of NaN or +infinity on any
+        rank makes the assignments of its whole problem NaN on all ranks: looking for it would make an accelerator
+        wait, and a training step must not.
+    Raises:
+        ValueError: anything else than a float array of two or three dimensions, or options out of range.
+    Example:
+        Three of four samples prefer the first prototype; balanced, each prototype gets two.
+
+        >>> import numpy as np
+        >>> from passl.clustering import sinkhorn
+        >>> scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.5], [0.1, 0.7]])
+        >>> soft, marginal_error = sinkhorn(scores, epsilon=0.05, iterations=3)
+        >>> soft.argmax(1).tolist(), soft.sum(1).round(6).tolist()
+        ([0, 0, 1, 1], [1.0, 1.0, 1.0, 1.0])
     """
     if epsilon <= 0:
         raise UserError(f"epsilon must be positive, got {epsilon}")

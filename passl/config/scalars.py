@@ -5,8 +5,8 @@
     12, -3, 0x1f, 0o17                          int (010 is ten; 1_000 and 1:30 are text)
     1e-6, .5, 2., 4.8, .inf, -.inf, .nan        float
     1.0/255.0, 1/3                              float: one number divided by another
-    (0.9, 0.999), [1, 'a'], ((1, 2), None)      list, when every element is a number that Python knows too, a bool, None,
-                                                quoted text or a list; it is parsed as Python but never run
+    (0.9, 0.999), [1, 'a'], ((1, 2), None)      list, when every element is a number as Python writes it, a bool, None,
+                                                quoted text or a list; parsed as Python, never run
     anything else                               text
 
 A one-element parenthesis is its element, `(5)` is 5 and `(5,)` is [5], as in Python. Quoted YAML scalars do not come

@@ -212,7 +212,7 @@ SCHEMA = Section(
     Key("Global", GLOBAL, REQUIRED, "The run as a whole."),
     Key("DistributedStrategy", DISTRIBUTED_STRATEGY, {}, "Several processes."),
     Key("FP16", FP16, {}, "Mixed precision; absent is fp32."),
-    Key("EMA", Dict[str, Any], ABSENT, "Moving average of the weights: no method here has one, so training refuses it."),
+    Key("EMA", Dict[str, Any], ABSENT, "Moving average of the weights; training refuses it, no method here has one."),
     Key("Model", MODEL, REQUIRED, "Method, network and their options."),
     Key("Loss", Section(Key("Train", LOSS, ABSENT, "Summed losses."), Key("Eval", LOSS, ABSENT, "Reported losses.")),
         ABSENT, "Losses of probe and fine-tuning; clustering methods bring their own."),

@@ -23,7 +23,7 @@ class Table:
 
 
 def table(kind: Section, registry: Optional[Registry] = None, name: str = "", owner: Optional[Table] = None) -> Table:
-    """The table of a section, of component `name` of `registry`, or of one group of the component whose table is `owner`.
+    """The table of a section, of component `name` of `registry`, or of one group of the component with table `owner`.
 
     A component has the entries of its section in the schema and the parameters of its constructor: of a key in both,
     the schema says type and help, the constructor the default. Without `registry` only the schema's are known. A group

@@ -1,33 +1,32 @@
 """Datasets: an entry (epoch, index) to a sample of uint8 pixels."""
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional, Tuple, Union
+from typing import Callable, Dict, List, Literal, Optional, Tuple, Union
 
 import numpy as np
 
 from passl.data.augment.multicrop import MultiCrop, Photometric
 from passl.data.augment.transforms import ImageTransform
-from passl.data.decode import read_image
+from passl.data.decode import decode_image
 from passl.data.random_streams import Stream, stream_key
-from passl.data.sources import SampleList, few_shot_list, find_samples, labelled_list
+from passl.data.sources import ImageFiles, few_shot_list, find_image_files, labelled_list
 from passl.errors import DataError
 from passl.registry import DATASETS
 
+ImageErrors = Literal["error", "skip"]
 _REPLACEMENT_STREAM = 0xBAD
 _MOST_REPLACEMENTS = 100
 
 
 class ImageDataset:
-    """What all datasets share: the list of files, and the policy for files that cannot be read.
+    """What all datasets share: the source of images, and the policy for files that cannot be read.
 
     image_errors: "error" (default) stops at the first bad file and names it; "skip" takes another image, drawn from
     the stream of the bad sample so that every run takes the same one, and notes the file in `skipped`. The number of
     batches never changes. The returned index is that of the image really used.
     """
 
-    def __init__(self, samples: SampleList, image_errors: str, seed: int):
-        if image_errors not in ("error", "skip"):
-            raise DataError(f"image_errors is {image_errors!r}; it must be 'error' or 'skip'")
+    def __init__(self, samples: ImageFiles, image_errors: ImageErrors, seed: int):
         self.samples, self.image_errors, self.seed = samples, image_errors, seed
         self.skipped: Dict[str, str] = {}
 
@@ -48,24 +47,27 @@ class ImageDataset:
              reduction: Optional[Callable[[int, int], int]] = None) -> Tuple[np.ndarray, int]:
         """Image `index`, uint8 [H, W, 3], or its replacement under `skip`; and the index of what was read.
 
-        reduction: see `read_image`.
+        reduction: see `decode_image`.
         """
-        path = self.samples.path(index)
+        name = self.samples.name(index)
         try:
-            return read_image(path, reduction), index
+            return self._decoded(index, reduction), index
         except DataError as error:
             if self.image_errors == "error":
                 raise DataError(f"{error}; dataset.image_errors: skip would leave such files out") from None
-            self.skipped[path] = str(error)
+            self.skipped[name] = str(error)
         stream = Stream(self.seed, epoch, index, _REPLACEMENT_STREAM)
         for _ in range(_MOST_REPLACEMENTS):
             other = stream.integer(len(self))
             try:
-                return read_image(self.samples.path(other), reduction), other
+                return self._decoded(other, reduction), other
             except DataError as error:
-                self.skipped[self.samples.path(other)] = str(error)
-        raise DataError(f"{path} and {_MOST_REPLACEMENTS} replacements drawn at random cannot be read; the last: "
-                        f"{self.skipped[self.samples.path(other)]}")
+                self.skipped[self.samples.name(other)] = str(error)
+        raise DataError(f"{name} and {_MOST_REPLACEMENTS} replacements drawn at random cannot be read; the last: "
+                        f"{self.skipped[self.samples.name(other)]}")
+
+    def _decoded(self, index: int, reduction: Optional[Callable[[int, int], int]]) -> np.ndarray:
+        return decode_image(self.samples.read(index), self.samples.name(index), reduction)
 
 
 @DATASETS.register("SwAVMultiCropDataset", context=("seed",))
@@ -91,7 +93,7 @@ class SwAVMultiCropDataset(ImageDataset):
                  brightness: float = 0.8, contrast: float = 0.8, saturation: float = 0.8, hue: float = 0.2,
                  grayscale_probability: float = 0.2, blur_probability: float = 0.5,
                  blur_sigma: List[float] = (0.1, 2.0), mean: List[float] = (0.485, 0.456, 0.406),
-                 std: List[float] = (0.228, 0.224, 0.225), image_errors: str = "error", size_dataset: int = -1,
+                 std: List[float] = (0.228, 0.224, 0.225), image_errors: ImageErrors = "error", size_dataset: int = -1,
                  seed: int = 0):
         groups = {"size_crops": size_crops, "num_crops": num_crops, "min_scale_crops": min_scale_crops,
                   "max_scale_crops": max_scale_crops}
@@ -113,7 +115,7 @@ class SwAVMultiCropDataset(ImageDataset):
         if not 0 <= hue * jitter_strength <= 0.5:
             raise DataError(f"hue x jitter_strength is {hue * jitter_strength}; a hue shift lies between 0 and 0.5 "
                             "(half the circle)")
-        samples = find_samples(root, labelled=False)
+        samples = find_image_files(root, labelled=False)
         super().__init__(samples if size_dataset < 0 else samples.first(size_dataset), image_errors, seed)
         photometric = Photometric(flip_probability, jitter_probability, brightness * jitter_strength,
                                   contrast * jitter_strength, saturation * jitter_strength, hue * jitter_strength,
@@ -144,12 +146,9 @@ def _check_groups(groups: Dict[str, list]) -> None:
 class LabelledDataset(ImageDataset):
     """dataset[(epoch, index)] -> (uint8 [H, W, 3] image, label, index), after the transform list of the config."""
 
-    def __init__(self, samples: SampleList, transform: Optional[list], transform_ops: Optional[list], image_errors: str,
-                 seed: int):
+    def __init__(self, samples: ImageFiles, transform: Optional[list], image_errors: ImageErrors, seed: int):
         super().__init__(samples, image_errors, seed)
-        if transform is not None and transform_ops is not None:
-            raise DataError("dataset has both transform and transform_ops; they are two names of one list, keep one")
-        self.transform = ImageTransform(transform if transform is not None else transform_ops or [])
+        self.transform = ImageTransform(transform or [])
         self.normalization = self.transform.normalization
 
     def __getitem__(self, entry: Tuple[int, int]):
@@ -166,8 +165,8 @@ class ImageFolder(LabelledDataset):
     """
 
     def __init__(self, root: Union[str, List[str]], transform: Optional[list] = None,
-                 transform_ops: Optional[list] = None, image_errors: str = "error", seed: int = 0):
-        super().__init__(find_samples(root, labelled=True), transform, transform_ops, image_errors, seed)
+                 image_errors: ImageErrors = "error", seed: int = 0):
+        super().__init__(find_image_files(root, labelled=True), transform, image_errors, seed)
 
 
 @DATASETS.register("ImageNetDataset", context=("seed",), legacy={
@@ -176,8 +175,8 @@ class ImageNetDataset(LabelledDataset):
     """PaddleClas layout: `cls_label_path` holds `path label` lines, paths relative to `image_root`."""
 
     def __init__(self, image_root: str, cls_label_path: str, transform: Optional[list] = None,
-                 transform_ops: Optional[list] = None, image_errors: str = "error", seed: int = 0):
-        super().__init__(labelled_list(image_root, cls_label_path), transform, transform_ops, image_errors, seed)
+                 image_errors: ImageErrors = "error", seed: int = 0):
+        super().__init__(labelled_list(image_root, cls_label_path), transform, image_errors, seed)
 
 
 @DATASETS.register("FewShotDataset", context=("seed",))
@@ -189,5 +188,5 @@ class FewShotDataset(LabelledDataset):
     """
 
     def __init__(self, root: str, txt_file_name: str, transform: Optional[list] = None,
-                 transform_ops: Optional[list] = None, image_errors: str = "error", seed: int = 0):
-        super().__init__(few_shot_list(root, txt_file_name), transform, transform_ops, image_errors, seed)
+                 image_errors: ImageErrors = "error", seed: int = 0):
+        super().__init__(few_shot_list(root, txt_file_name), transform, image_errors, seed)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile
 
+from passl.data.sources import read_file
 from passl.errors import DataError
 
 # Half an image is not an image: a truncated file must raise, whatever another library has set this to.
@@ -29,14 +30,7 @@ def read_image(path: str, reduction: Optional[Callable[[int, int], int]] = None)
 
     Raises DataError that names the file when it is missing, empty, truncated or not an image.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if not data:
-        raise DataError(f"{path}: the file is empty")
-    return decode_image(data, path, reduction)
+    return decode_image(read_file(path), path, reduction)
 
 
 def decode_image(data: bytes, name: str = "image",

@@ -1,15 +1,18 @@
 """From the `DataLoader.Train` or `DataLoader.Eval` section of a config to an iterator of host batches."""
 from __future__ import annotations
 
+import itertools
 import logging
-from typing import Dict, Iterator, Mapping, Optional
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional
 
-from passl.data.batch import BatchLayout
+import numpy as np
+
+from passl.data.batch import BatchLayout, Normalizer
 from passl.errors import DataError
 from passl.registry import DATASETS, SAMPLERS, nearest
 
 LOGGER = logging.getLogger("passl")
-_LOADER_KEYS = ("num_workers", "prefetch_batches", "collate_fn")
+_LOADER_KEYS = ("num_workers", "prefetch_batches")
 
 
 def build_loader(section: Mapping, *, seed: int, rank: int = 0, world_size: int = 1,
@@ -24,8 +27,6 @@ def build_loader(section: Mapping, *, seed: int, rank: int = 0, world_size: int 
     for key in options:
         if key not in _LOADER_KEYS:
             raise DataError(f"unknown key loader.{key}{nearest(key, _LOADER_KEYS)}; known: {', '.join(_LOADER_KEYS)}")
-    if options.get("collate_fn"):
-        raise DataError(f"loader.collate_fn {options['collate_fn']} is not supported; batches are stacked as they are")
     dataset = DATASETS.build(section["dataset"], seed=seed)
     sampler_section = dict(section.get("sampler") or {"name": "DistributedBatchSampler", "batch_size": 1})
     sampler = SAMPLERS.build(sampler_section, size=len(dataset), seed=seed, rank=rank, world_size=world_size)
@@ -71,10 +72,8 @@ class Loader:
         return self.sampler.global_batch_size
 
     @property
-    def normalizer(self):
-        """`Normalizer` with the dataset's mean and std, for use on the device."""
-        from passl.data.device import Normalizer
-
+    def normalizer(self) -> Normalizer:
+        """For use on the device, with the dataset's mean and std."""
         return Normalizer(*self.dataset.normalization)
 
     def epoch(self, epoch: int, start_iteration: int = 0, consumed: Optional[int] = None,
@@ -85,35 +84,36 @@ class Loader:
         `augmentation_epoch` (any integer) takes the images in the order of `epoch` with the crops of another epoch; a
         negative one gives crops that no epoch of training shows.
         """
-        batches = list(self.sampler.epoch(epoch, start_iteration, consumed))
-        if not batches:
+        batches = self.sampler.epoch(epoch, start_iteration, consumed)
+        first = next(batches, None)
+        if first is None:
             return
-        if augmentation_epoch is not None:
-            batches = [([(augmentation_epoch, index) for _, index in entries], padding) for entries, padding in batches]
+        shown = epoch if augmentation_epoch is None else augmentation_epoch
         if self._layout is None:
-            self._layout = BatchLayout(self.dataset[batches[0][0][0]])
-        filled = self._with_workers(batches) if self.num_workers else self._in_process(batches)
-        for (entries, padding), batch in zip(batches, filled):
+            self._layout = BatchLayout(self.dataset[shown, int(first[0][0])])
+        batches, ahead = itertools.tee(itertools.chain([first], batches))  # apart by what the workers have in hand
+        fill = self._with_workers if self.num_workers else self._in_process
+        for (indices, padding), arrays in zip(batches, fill(shown, (indices for indices, _ in ahead))):
             self._note_skipped()
+            batch = self._layout.as_batch(arrays, len(indices), copy=self.num_workers > 0)
             if not self._layout.is_multi_crop:
-                batch["valid"] = ~padding & (batch["index"] == [index for _, index in entries])
+                batch["valid"] = ~padding & (batch["index"] == indices)
             yield batch
 
-    def _in_process(self, batches) -> Iterator[Dict]:
-        for entries, _ in batches:
-            arrays = self._layout.arrays(bytearray(self._layout.size(len(entries))), len(entries))
-            for row, entry in enumerate(entries):
-                self._layout.store(arrays, row, self.dataset[entry], self.dataset.samples.path(entry[1]))
-            yield self._layout.as_batch(arrays, len(entries), copy=False)
+    def _in_process(self, epoch: int, batches: Iterable[np.ndarray]) -> Iterator[List[np.ndarray]]:
+        for indices in batches:
+            arrays = self._layout.arrays(bytearray(self._layout.size(len(indices))), len(indices))
+            for row, index in enumerate(indices.tolist()):
+                self._layout.store(arrays, row, self.dataset[epoch, index], self.dataset.samples.name(index))
+            yield arrays
 
-    def _with_workers(self, batches) -> Iterator[Dict]:
+    def _with_workers(self, epoch: int, batches: Iterable[np.ndarray]) -> Iterator[List[np.ndarray]]:
         from passl.data.workers import WorkerPool
 
         if self._pool is None:
             self._pool = WorkerPool(self.dataset, self._layout, self.batch_size, self.num_workers,
                                     self.prefetch_batches)
-        for (entries, _), arrays in zip(batches, self._pool.run(entries for entries, _ in batches)):
-            yield self._layout.as_batch(arrays, len(entries), copy=True)
+        return self._pool.run(epoch, batches)
 
     def _note_skipped(self) -> None:
         for path, reason in self.dataset.skipped.items():

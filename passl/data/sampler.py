@@ -1,7 +1,7 @@
 """Which sample goes to which rank and batch."""
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -60,8 +60,8 @@ class DistributedBatchSampler:
         return np.arange(self.size, dtype=np.int64)
 
     def epoch(self, epoch: int, start_iteration: int = 0, consumed: Optional[int] = None
-              ) -> Iterator[Tuple[List[Tuple[int, int]], np.ndarray]]:
-        """Yield (batch, padded): a list of (epoch, index) pairs and bool [B], true for entries that only pad.
+              ) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices int64 [B], padded bool [B]) of each batch; padded is true for entries that only pad.
 
         `start_iteration` skips whole iterations of this world size; `consumed` (samples of all ranks, from a run with
         another world size) takes its place when given.
@@ -75,8 +75,7 @@ class DistributedBatchSampler:
         is_padding = np.arange(len(entries)) >= len(rest)
         own, own_padding = entries[self.rank::self.world_size], is_padding[self.rank::self.world_size]
         for start in range(0, self.iterations(consumed) * self.batch_size, self.batch_size):
-            indices = own[start:start + self.batch_size].tolist()
-            yield [(epoch, index) for index in indices], own_padding[start:start + self.batch_size]
+            yield own[start:start + self.batch_size], own_padding[start:start + self.batch_size]
 
 
 @SAMPLERS.register("BatchSampler", context=("size", "seed"))

@@ -1,7 +1,10 @@
-"""Which files a dataset holds: class trees, flat or nested folders, list files, and several of them together."""
+"""Where a dataset's images are: class trees, flat or nested folders, list files, and several of them together.
+
+A source is anything with `read(index)`, the bytes of an encoded image, `name(index)`, what errors and lists call it,
+`labels`, `classes`, `first` and a length.
+"""
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
@@ -9,14 +12,15 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from passl.errors import DataError
+from passl.files import sha256
 
 LOGGER = logging.getLogger("passl")
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 
 
-class SampleList:
-    """Paths and labels of a dataset in a few NumPy arrays.
+class ImageFiles:
+    """Paths and labels of image files in a few NumPy arrays.
 
     A Python list of a million strings is copied page by page into every forked worker as reference counts change;
     arrays stay shared. `labels` is int64, -1 where a sample has none; `classes` are the names that labels index.
@@ -36,13 +40,19 @@ class SampleList:
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._bytes[start:self._ends[index]].tobytes())
 
-    def first(self, count: int) -> "SampleList":
+    name = path
+
+    def read(self, index: int) -> bytes:
+        """The file as it is on disk; see `read_file`."""
+        return read_file(self.path(index))
+
+    def first(self, count: int) -> "ImageFiles":
         """The first `count` samples, with the classes unchanged."""
         count = min(count, len(self))
-        return SampleList([self.path(index) for index in range(count)], self.labels[:count], self.classes)
+        return ImageFiles([self.path(index) for index in range(count)], self.labels[:count], self.classes)
 
 
-def find_samples(root: Union[str, Sequence[str]], labelled: bool) -> SampleList:
+def find_image_files(root: Union[str, Sequence[str]], labelled: bool) -> ImageFiles:
     """Collect images from `root`: a folder, a list file, or a list of these.
 
     In a folder whose images all lie in sub-folders the first level names the class; any other folder has no labels.
@@ -63,14 +73,14 @@ def find_samples(root: Union[str, Sequence[str]], labelled: bool) -> SampleList:
                         "'path label' lines in a list file")
     paths = [path for entry, _ in found for path in entry]
     if not any(has_classes):
-        return SampleList(paths)
+        return ImageFiles(paths)
     names = [name for entry, classes in found for name in (classes or [None] * len(entry))]
     classes = sorted({name for name in names if name is not None}, key=_class_order)
     _refuse_split_folders(roots, classes)
     number = {name: position for position, name in enumerate(classes)}
     if all(isinstance(name, int) for name in classes):  # labels given as numbers are kept, gaps and all
         number, classes = {name: name for name in classes}, []
-    return SampleList(paths, [number.get(name, -1) for name in names], [str(name) for name in classes])
+    return ImageFiles(paths, [number.get(name, -1) for name in names], [str(name) for name in classes])
 
 
 def _class_order(name) -> Tuple[bool, int, str]:
@@ -117,6 +127,18 @@ def _image_files(root: str) -> Iterable[str]:
                     yield prefix + entry.name
 
 
+def read_file(path: str) -> bytes:
+    """The bytes of a file; DataError that names it when it cannot be read or is empty."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise DataError(f"{path}: the file is empty")
+    return data
+
+
 def read_lines(path: str) -> List[Tuple[int, str]]:
     """(line number, text) of the non-empty lines of a UTF-8 text file."""
     try:
@@ -145,7 +167,7 @@ def _list_file(path: str) -> Tuple[List[str], Optional[List[int]]]:
     return [os.path.join(base, line) for _, line in lines], None
 
 
-def labelled_list(image_root: str, list_path: str) -> SampleList:
+def labelled_list(image_root: str, list_path: str) -> ImageFiles:
     """Samples of a PaddleClas-style list: `path label` lines, paths relative to `image_root`."""
     if not os.path.isfile(list_path):
         raise DataError(f"label list {list_path} does not exist; cls_label_path names a file of 'path label' lines")
@@ -156,7 +178,7 @@ def labelled_list(image_root: str, list_path: str) -> SampleList:
             raise DataError(f"{list_path}:{number}: '{line}' is not 'path label' with a whole-number label")
         paths.append(os.path.join(image_root, parts[0]))
         labels.append(int(parts[1]))
-    return SampleList(paths, labels)
+    return ImageFiles(paths, labels)
 
 
 _PUBLISHED_LISTS = {
@@ -167,8 +189,7 @@ _PUBLISHED_LISTS = {
 
 def _tell_which_list(list_path: str) -> None:
     """Log the published list that a file is; a warning when it is none, because results then do not compare."""
-    with open(list_path, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
+    digest = sha256(list_path)
     for name, (_, start) in _PUBLISHED_LISTS.items():
         if digest.startswith(start):
             LOGGER.info(f"{list_path} is SimCLR's {name}, the list of the published results")
@@ -177,7 +198,7 @@ def _tell_which_list(list_path: str) -> None:
                    "with published ones")
 
 
-def few_shot_list(root: str, list_path: str) -> SampleList:
+def few_shot_list(root: str, list_path: str) -> ImageFiles:
     """Samples of a SimCLR-style list: one bare file name a line, `<class>_<rest>`, found at `<root>/<class>/<name>`.
 
     A line with a slash is a path below `root` whose first folder is the class, for data whose file names do not tell.
@@ -206,4 +227,4 @@ def few_shot_list(root: str, list_path: str) -> SampleList:
                             "such sub-folder; the list expects <root>/<class>/<class>_<number>.JPEG")
         paths.append(os.path.join(root, name) if "/" in name else os.path.join(root, class_name, name))
         labels.append(number[class_name])
-    return SampleList(paths, labels, classes)
+    return ImageFiles(paths, labels, classes)

@@ -54,7 +54,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class WorkerPool:
-    """`num_workers` forked processes; `run` turns a sequence of entry lists into filled batches, in order.
+    """`num_workers` forked processes; `run` turns a sequence of indices into filled batches, in order.
 
     prefetch: batches being filled ahead of the one in use. `close()` ends the workers; safe to call twice.
     """
@@ -107,20 +107,20 @@ class WorkerPool:
                 task = pipe.recv()
                 if task is None:
                     return
-                run, slot, first, entries = task
-                pipe.send((run, slot, self._fill(slot, first, entries), self._take_skipped()))
+                run, slot, *piece = task
+                pipe.send((run, slot, self._fill(slot, *piece), self._take_skipped()))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
-    def _fill(self, slot: int, first: int, entries) -> str:
-        """Make samples into rows of a slot; returns an error text, empty when all went well."""
-        for row, entry in enumerate(entries, first):
+    def _fill(self, slot: int, first: int, epoch: int, indices: np.ndarray) -> str:
+        """Make samples into the rows of a slot from `first` on; returns an error text, empty when all went well."""
+        for row, index in enumerate(indices.tolist(), first):
+            name = self._dataset.samples.name(index)
             try:
-                self._layout.store(self._slots[slot], row, self._dataset[entry], self._dataset.samples.path(entry[1]))
+                self._layout.store(self._slots[slot], row, self._dataset[epoch, index], name)
             except DataError as error:
                 return str(error)
             except Exception:
-                name = self._dataset.samples.path(entry[1])
                 return f"{name}: unexpected error in a data worker\n{traceback.format_exc()}"
         return ""
 
@@ -131,9 +131,10 @@ class WorkerPool:
 
     # ---- in the parent
 
-    def run(self, batches: Iterable[List]) -> Iterator[List[np.ndarray]]:
-        """Yield the arrays of each batch of entries, in order; they are valid until the next one is asked for.
+    def run(self, epoch: int, batches: Iterable[np.ndarray]) -> Iterator[List[np.ndarray]]:
+        """Yield the arrays of each batch of samples, in order; they are valid until the next one is asked for.
 
+        epoch: of the samples' random draws. batches: indices of each, int64 [B], taken as slots become free.
         Raises DataError (a sample failed, with its file) or RuntimeError (a worker died).
         """
         self._run += 1
@@ -145,11 +146,11 @@ class WorkerPool:
         missing: Dict[int, int] = {}  # slot -> pieces still being filled
         while True:
             while free:
-                entries = next(batches, None)
-                if entries is None:
+                indices = next(batches, None)
+                if indices is None:
                     break
                 slot = free.popleft()
-                missing[slot] = self._send(slot, entries)
+                missing[slot] = self._send(slot, epoch, indices)
                 queued.append(slot)
             if not queued:
                 return
@@ -159,12 +160,12 @@ class WorkerPool:
             yield self._slots[slot]
             free.append(slot)
 
-    def _send(self, slot: int, entries: List) -> int:
-        piece = -(-len(entries) // len(self._pipes))
-        starts = range(0, len(entries), piece)
+    def _send(self, slot: int, epoch: int, indices: np.ndarray) -> int:
+        piece = -(-len(indices) // len(self._pipes))
+        starts = range(0, len(indices), piece)
         for pipe, start in zip(self._pipes, starts):
             try:
-                pipe.send((self._run, slot, start, entries[start:start + piece]))
+                pipe.send((self._run, slot, start, epoch, indices[start:start + piece]))
             except OSError:
                 self._report_death()
             self._unanswered += 1

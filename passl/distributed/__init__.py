@@ -42,32 +42,10 @@ _LAZY = {
     "wrap": "gradient_reduction",
 }
 
-__all__ = [
-    "CollectiveCount",
-    "JointFailure",
-    "Launch",
-    "LaunchError",
-    "RankFailure",
-    "all_gather",
-    "all_gather_rows",
-    "all_ok",
-    "all_reduce",
-    "all_reduce_coalesced",
-    "barrier",
-    "broadcast",
-    "check_launch_environment",
-    "collective_counter",
-    "fail_together",
-    "gather_objects",
-    "initialize",
-    "is_initialized",
-    "launched_device",
-    "local_rank",
-    "rank",
-    "wait_for_ranks",
-    "world_size",
-    *_LAZY,
-]
+__all__ = ["CollectiveCount", "JointFailure", "Launch", "LaunchError", "RankFailure", "all_gather", "all_gather_rows",
+           "all_ok", "all_reduce", "all_reduce_coalesced", "barrier", "broadcast", "check_launch_environment",
+           "collective_counter", "fail_together", "gather_objects", "initialize", "is_initialized", "launched_device",
+           "local_rank", "rank", "wait_for_ranks", "world_size", *_LAZY]
 
 
 def __getattr__(name: str):

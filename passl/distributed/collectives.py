@@ -90,10 +90,8 @@ def _enter(name: str):
     import paddle.distributed
 
     if not paddle.distributed.is_initialized():
-        raise RuntimeError(
-            f"rank {rank()} of {world_size()} uses a collective before the process group exists; "
-            "call passl.distributed.initialize(device) first"
-        )
+        raise RuntimeError(f"rank {rank()} of {world_size()} uses a collective before the process group exists; "
+                           "call passl.distributed.initialize(device) first")
     wait_for_ranks(name)
     return paddle.distributed
 
@@ -170,7 +168,7 @@ def all_reduce_coalesced(tensors: Sequence[Any], op: str = "sum", group=None) ->
     else:
         wide = "int64"
     flat = [tensor.detach().reshape([-1]).astype(wide) for tensor in tensors if 0 not in tensor.shape]
-    joined = all_reduce(paddle.concat(flat), op, group) if flat else None
+    joined: Any = all_reduce(paddle.concat(flat), op, group) if flat else None
     pieces, start = [], 0
     for tensor in tensors:
         stop = start + math.prod(tensor.shape)
@@ -262,9 +260,12 @@ class RankFailure(JointFailure):
     """A step failed on some ranks; raised on all of them. `errors` maps the failed ranks to their messages."""
 
     def __init__(self, what: str, errors):
-        self.errors = dict(errors)
+        self.what, self.errors = what, dict(errors)
         lines = [f"  rank {number}: {message}" for number, message in sorted(self.errors.items())]
         super().__init__("\n".join([f"{what} failed on rank {', '.join(map(str, sorted(self.errors)))}"] + lines))
+
+    def __reduce__(self):
+        return type(self), (self.what, self.errors)
 
 
 def fail_together(what: str, error: Optional[object] = None) -> None:

@@ -36,12 +36,8 @@ def wrap(layer: nn.Layer, find_unused_parameters: bool = False, bucket_megabytes
     """
     if world_size() == 1:
         return layer
-    return _ReducedLayer(
-        layer,
-        comm_buffer_size=bucket_megabytes,
-        last_comm_buffer_size=min(1, bucket_megabytes),
-        find_unused_parameters=find_unused_parameters,
-    )
+    return _ReducedLayer(layer, comm_buffer_size=bucket_megabytes, last_comm_buffer_size=min(1, bucket_megabytes),
+                         find_unused_parameters=find_unused_parameters)
 
 
 def unwrap(layer: nn.Layer) -> nn.Layer:
@@ -72,18 +68,12 @@ def check_gradients_agree(layer: nn.Layer) -> None:
         gradient = parameter.grad
         names.append(name)
         # The largest float64 stands for "none here": no sum of gradients takes that value.
-        sums.append(
-            paddle.full([], 1.7e308, dtype="float64")
-            if gradient is None
-            else gradient.astype("float64").abs().sum() + gradient.astype("float64").sum()
-        )
+        sums.append(paddle.full([], 1.7e308, dtype="float64") if gradient is None
+                    else gradient.astype("float64").abs().sum() + gradient.astype("float64").sum())
     gathered = all_gather(paddle.stack(sums)).numpy()
     bits = gathered.view("int64")  # NaN equals NaN here: a NaN on all ranks is for the loss scaler to report
     different = [name for name, column in zip(names, bits.T) if len(set(column.tolist())) > 1]
     if different:
         odd = {r: "holds other gradients than rank 0" for r in range(1, world_size()) if (bits[r] != bits[0]).any()}
-        raise RankFailure(
-            f"averaging the gradients of {len(different)} of {len(names)} parameters (first: {different[0]}; was the "
-            "layer called past the wrapper that wrap() returned?)",
-            odd,
-        )
+        raise RankFailure(f"averaging the gradients of {len(different)} of {len(names)} parameters (first: "
+                          f"{different[0]}; was the layer called past the wrapper that wrap() returned?)", odd)

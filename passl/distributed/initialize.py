@@ -42,24 +42,18 @@ def _integer(environment: Mapping[str, str], name: str, least: int) -> int:
 def _foreign_launcher(environment: Mapping[str, str]) -> Optional[str]:
     """What is wrong when another launcher started several processes and Paddle knows nothing of them."""
     if "RANK" in environment and environment.get("WORLD_SIZE", "1") not in ("", "1"):
-        return (
-            f"this process was started by torchrun (RANK={environment['RANK']}, "
-            f"WORLD_SIZE={environment['WORLD_SIZE']}), which Paddle does not read; start the job with "
-            f"`{NODE_LINE}` on GPUs or `{CPU_LINE}` on CPU"
-        )
+        return (f"this process was started by torchrun (RANK={environment['RANK']}, "
+                f"WORLD_SIZE={environment['WORLD_SIZE']}), which Paddle does not read; start the job with "
+                f"`{NODE_LINE}` on GPUs or `{CPU_LINE}` on CPU")
     if "OMPI_COMM_WORLD_RANK" in environment and environment.get("OMPI_COMM_WORLD_SIZE", "1") != "1":
-        return (
-            f"this process is one of {environment['OMPI_COMM_WORLD_SIZE']} started by mpirun, which Paddle does not "
-            f"read; start one launcher per machine: `{NODE_LINE}`"
-        )
+        return (f"this process is one of {environment['OMPI_COMM_WORLD_SIZE']} started by mpirun, which Paddle does "
+                f"not read; start one launcher per machine: `{NODE_LINE}`")
     # SLURM_STEP_NUM_TASKS exists only under srun; SLURM_NTASKS alone is also set in a shell inside an allocation,
     # where a single process is what the user asked for.
     if "SLURM_PROCID" in environment and environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
-        return (
-            f"srun started {environment['SLURM_STEP_NUM_TASKS']} tasks (this is task {environment['SLURM_PROCID']}), "
-            "but each would train alone because no PADDLE_* launch variable is set; submit "
-            "tools/slurm/pretrain.sbatch, which starts one paddle.distributed.launch per node"
-        )
+        return (f"srun started {environment['SLURM_STEP_NUM_TASKS']} tasks (this is task "
+                f"{environment['SLURM_PROCID']}), but each would train alone because no PADDLE_* launch variable is "
+                "set; submit tools/slurm/pretrain.sbatch, which starts one paddle.distributed.launch per node")
     return None
 
 
@@ -73,10 +67,8 @@ def check_launch_environment(environment: Optional[Mapping[str, str]] = None) ->
     if not environment.get("PADDLE_TRAINERS_NUM"):
         complaint = _foreign_launcher(environment)
         if complaint is None and environment.get("PADDLE_TRAINER_ID", "0") != "0":
-            complaint = (
-                f"PADDLE_TRAINER_ID={environment['PADDLE_TRAINER_ID']} is set but PADDLE_TRAINERS_NUM is not; unset it "
-                f"for a single process (`{SINGLE_LINE}`) or start through `{NODE_LINE}`"
-            )
+            complaint = (f"PADDLE_TRAINER_ID={environment['PADDLE_TRAINER_ID']} is set but PADDLE_TRAINERS_NUM is not; "
+                         f"unset it for a single process (`{SINGLE_LINE}`) or start through `{NODE_LINE}`")
         if complaint is not None:
             raise LaunchError(f"{complaint}; see {HELP}")
         return Launch()
@@ -84,45 +76,36 @@ def check_launch_environment(environment: Optional[Mapping[str, str]] = None) ->
     world = _integer(environment, "PADDLE_TRAINERS_NUM", 1)
     if world == 1:
         if environment.get("PADDLE_TRAINER_ID", "0") not in ("", "0"):
-            raise LaunchError(
-                f"PADDLE_TRAINER_ID={environment['PADDLE_TRAINER_ID']} but PADDLE_TRAINERS_NUM=1: the only process is "
-                f"rank 0; unset both for a single process (`{SINGLE_LINE}`) or start through `{NODE_LINE}`; see {HELP}"
-            )
+            raise LaunchError(f"PADDLE_TRAINER_ID={environment['PADDLE_TRAINER_ID']} but PADDLE_TRAINERS_NUM=1: the "
+                              f"only process is rank 0; unset both for a single process (`{SINGLE_LINE}`) or start "
+                              f"through `{NODE_LINE}`; see {HELP}")
         return Launch()
     for name in ("PADDLE_TRAINER_ID", "PADDLE_TRAINER_ENDPOINTS", "PADDLE_CURRENT_ENDPOINT"):
         if not environment.get(name):
-            raise LaunchError(
-                f"PADDLE_TRAINERS_NUM={world} but {name} is not set; let `{NODE_LINE}` set the variables; see {HELP}"
-            )
+            raise LaunchError(f"PADDLE_TRAINERS_NUM={world} but {name} is not set; let `{NODE_LINE}` set the "
+                              f"variables; see {HELP}")
     rank = _integer(environment, "PADDLE_TRAINER_ID", 0)
     if rank >= world:
-        raise LaunchError(
-            f"PADDLE_TRAINER_ID={rank} but PADDLE_TRAINERS_NUM={world}: ranks go from 0 to {world - 1}; "
-            f"give each process its own number; see {HELP}"
-        )
+        raise LaunchError(f"PADDLE_TRAINER_ID={rank} but PADDLE_TRAINERS_NUM={world}: ranks go from 0 to {world - 1}; "
+                          f"give each process its own number; see {HELP}")
     endpoints = environment["PADDLE_TRAINER_ENDPOINTS"].split(",")
     if len(endpoints) != world:
-        raise LaunchError(
-            f"PADDLE_TRAINER_ENDPOINTS names {len(endpoints)} processes but PADDLE_TRAINERS_NUM={world}: "
-            f"one host:port for each rank, separated by commas; see {HELP}"
-        )
+        raise LaunchError(f"PADDLE_TRAINER_ENDPOINTS names {len(endpoints)} processes but PADDLE_TRAINERS_NUM={world}: "
+                          f"one host:port for each rank, separated by commas; see {HELP}")
     for position, endpoint in enumerate(endpoints):
         host, _, port = endpoint.rpartition(":")
         if not host or not port.isdigit():
             raise LaunchError(f"PADDLE_TRAINER_ENDPOINTS entry {position} is {endpoint!r}, not host:port; see {HELP}")
     repeated = sorted({endpoint for endpoint in endpoints if endpoints.count(endpoint) > 1})
     if repeated:
-        raise LaunchError(
-            f"PADDLE_TRAINER_ENDPOINTS names {repeated[0]} twice. On several nodes this happens when every host name "
-            "resolves to the same address (often 127.0.1.1 in /etc/hosts): map it to the node's own address; "
-            f"see {HELP}"
-        )
+        raise LaunchError(f"PADDLE_TRAINER_ENDPOINTS names {repeated[0]} twice. On several nodes this happens when "
+                          "every host name resolves to the same address (often 127.0.1.1 in /etc/hosts): map it to the "
+                          f"node's own address; see {HELP}")
     current = environment["PADDLE_CURRENT_ENDPOINT"]
     if endpoints[rank] != current:
-        raise LaunchError(
-            f"PADDLE_CURRENT_ENDPOINT={current} but entry {rank} (PADDLE_TRAINER_ID) of PADDLE_TRAINER_ENDPOINTS is "
-            f"{endpoints[rank]}; let the launcher set all of them; see {HELP}"
-        )
+        raise LaunchError(f"PADDLE_CURRENT_ENDPOINT={current} but entry {rank} (PADDLE_TRAINER_ID) of "
+                          f"PADDLE_TRAINER_ENDPOINTS is {endpoints[rank]}; let the launcher set all of them; "
+                          f"see {HELP}")
     hosts = [endpoint.rpartition(":")[0] for endpoint in endpoints]
     if environment.get("PADDLE_LOCAL_RANK"):
         local_rank = _integer(environment, "PADDLE_LOCAL_RANK", 0)
@@ -139,10 +122,8 @@ def _choose_backend(device: str, backend: Optional[str], environment: Mapping[st
     if wanted not in ("gloo", "nccl"):
         raise LaunchError(f"backend {wanted!r} is not known; choose gloo (CPU) or nccl (GPU)")
     if on_cpu != (wanted == "gloo"):
-        raise LaunchError(
-            f"backend {wanted} does not serve Global.device={device}: gloo goes with cpu, nccl with gpu; "
-            "change the device or unset PADDLE_DISTRI_BACKEND"
-        )
+        raise LaunchError(f"backend {wanted} does not serve Global.device={device}: gloo goes with cpu, nccl with gpu",
+                          "change the device or unset PADDLE_DISTRI_BACKEND")
     return wanted
 
 
@@ -178,9 +159,8 @@ def initialize(device: str = "cpu", backend: Optional[str] = None) -> Launch:
 
     backend = _choose_backend(device, backend, os.environ)
     if backend == "nccl" and not os.environ.get("FLAGS_selected_gpus"):
-        raise LaunchError(
-            f"FLAGS_selected_gpus is not set: rank {launch.rank} does not know its GPU; start with `{NODE_LINE}`"
-        )
+        raise LaunchError(f"FLAGS_selected_gpus is not set: rank {launch.rank} does not know its GPU",
+                          f"start with `{NODE_LINE}`")
     # The documented switch: init_parallel_env reads it and has no argument of its own.
     os.environ["PADDLE_DISTRI_BACKEND"] = backend
     paddle.set_device("cpu" if backend == "gloo" else launched_device("gpu"))

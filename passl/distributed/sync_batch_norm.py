@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager
-from typing import Dict, Mapping, Union
+from typing import Any, Dict, Mapping, Union
 
 import numpy
 import paddle
@@ -101,8 +101,8 @@ class _JointNormalise(PyLayer):
         return tuple(gradient if wanted else None for gradient, wanted in zip(gradients, ctx.wanted))
 
 
-class _JointBatchNorm:
-    """The forward pass shared by the two layers below; mixed in before Paddle's class, which owns the state."""
+class _JointBatchNorm(nn.Layer):
+    """The forward pass shared by the two layers below; it stands before Paddle's class, which owns the state."""
 
     def join(self, plain: nn.Layer, group) -> "_JointBatchNorm":
         """Take over the parameters and buffers of `plain`: the same objects under the same names."""
@@ -147,18 +147,17 @@ def group_size(mode: Union[str, Mapping[str, int]], ranks: int) -> int:
     """
     if mode in ("none", "global"):
         return 1 if mode == "none" else ranks
-    size = mode.get("group") if isinstance(mode, Mapping) and len(mode) == 1 else None
+    given: Any = mode.get("group") if isinstance(mode, Mapping) and len(mode) == 1 else None
     if isinstance(mode, str) and mode.startswith("group:"):
-        size = mode[len("group:"):].strip()
+        given = mode[len("group:"):].strip()
     try:
-        size = int(size)
+        size = int(given)
     except (TypeError, ValueError):
         raise UserError(f"batch norm mode {mode!r} is not known; choose none, global or group:8") from None
     if size < 1 or (ranks > 1 and ranks % size):
         divisors = [str(divisor) for divisor in range(1, ranks + 1) if ranks % divisor == 0]
-        raise UserError(
-            f"batch norm groups of {size} do not divide {ranks} ranks; choose a size among {', '.join(divisors)}"
-        )
+        raise UserError(f"batch norm groups of {size} do not divide {ranks} ranks",
+                        f"choose a size among {', '.join(divisors)}")
     return min(size, ranks)
 
 
@@ -208,9 +207,8 @@ def convert_batch_norm(layer: nn.Layer, mode: Union[str, Mapping[str, int]] = "g
             return plain
         # The new layer's own parameters are dropped at once; the guard keeps them from using up parameter names.
         with paddle.utils.unique_name.guard():
-            joint = _JOINT[type(plain)](
-                plain._num_features, plain._momentum, plain._epsilon, data_format=plain._data_format
-            )
+            joint = _JOINT[type(plain)](plain._num_features, plain._momentum, plain._epsilon,
+                                        data_format=plain._data_format)
         return joint.join(plain, group)
 
     return _replace(layer, build)

@@ -95,14 +95,8 @@ class Watchdog:
     with a message and an exit code. Times in seconds.
     """
 
-    def __init__(
-        self,
-        launch: Launch,
-        connections: Dict[int, _Connection],
-        timeout: float,
-        collective_timeout: float,
-        leave: Callable[..., None] = _leave,
-    ):
+    def __init__(self, launch: Launch, connections: Dict[int, _Connection], timeout: float, collective_timeout: float,
+                 leave: Callable[..., None] = _leave):
         self._launch, self._connections, self._leave = launch, connections, leave
         self._timeout, self._collective_timeout = timeout, collective_timeout
         self._interval = min(timeout / 5, collective_timeout / 5, 5.0)
@@ -148,9 +142,8 @@ class Watchdog:
             for connection in self._connections.values():
                 silence = time.monotonic() - connection.heard
                 if not connection.done and silence > self._timeout:
-                    self._lost(
-                        connection, f"has been silent for {silence:.0f} s: its machine halted, or the link to it is cut"
-                    )
+                    self._lost(connection, f"has been silent for {silence:.0f} s: its machine halted, or the link to "
+                               "it is cut")
             if self._launch.rank == 0:
                 self._judge_progress()
 
@@ -165,11 +158,9 @@ class Watchdog:
                 self._behind[rank] = number, time.monotonic()
             elif time.monotonic() - self._behind[rank][1] > self._collective_timeout:
                 late = [str(other) for other in sorted(self._behind) if self._arrived[other] == number]
-                self._end_all(
-                    f"rank {', '.join(late)} did not come to {self._names[front]} (collective "
-                    f"{self._arrived[front]} of rank {front}) within {self._collective_timeout:.0f} s and stays after "
-                    f"{self._names[rank]} (collective {number})"
-                )
+                self._end_all(f"rank {', '.join(late)} did not come to {self._names[front]} (collective "
+                              f"{self._arrived[front]} of rank {front}) within {self._collective_timeout:.0f} s and "
+                              f"stays after {self._names[rank]} (collective {number})")
 
     def _read(self, connection: _Connection) -> None:
         messages = connection.receive()

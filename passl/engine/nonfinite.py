@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 
 from passl import distributed
-from passl.optim.norms import norms
+from passl.optim.gradients import norms
 
 
 def broken(named: Sequence[Tuple[str, Optional[paddle.Tensor]]]) -> List[str]:

@@ -64,7 +64,7 @@ class Trainer:
             self._start_from(settings["pretrained_model"])
         strategy = config["DistributedStrategy"]
         if strategy.get("recompute"):
-            recompute_stages(self.method.model, strategy["recompute"]["names"],
+            recompute_stages(self.method.model.trunk, strategy["recompute"]["names"],
                              strategy["recompute"]["layerlist_interval"])
         distributed.convert_batch_norm(self.method.model, strategy["sync_batch_norm"])
         # Ranks that do not share statistics keep running ones of their own, each of its share of the images.

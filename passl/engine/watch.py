@@ -17,16 +17,15 @@ PLATEAU = 500  # steps after which a loss still at ln K is worth a word
 class LearningWatch(Callback):
     """Warns, each at most once a run, of a collapse, a plateau, a queue that harms, and prototypes released too early.
 
-    For methods that have a `uniform_loss` and `head_sizes` and report `target_entropy`. Reads nothing but the step
+    For methods that have a `uniform_loss` and report `target_entropy`. Reads nothing but the step
     records, the config and what the protocol says of a method, changes nothing; the remedies are for the next start.
     """
 
     def on_train_start(self, trainer):
-        self.uniform_loss, self.heads = trainer.method.uniform_loss, list(trainer.method.head_sizes)
-        if self.uniform_loss is None or not self.heads:
-            self.uniform_loss = None
+        self.uniform_loss = trainer.method.uniform_loss
+        if self.uniform_loss is None:
             return
-        self.config = trainer.config
+        self.config, self.heads = trainer.config, trainer.method.model.head_sizes
         self.limit = mean([math.log(size) for size in self.heads])  # of the target entropy: all predictions uniform
         self.images, self.global_batch = len(trainer.loader.dataset), trainer.loader.global_batch_size
         self.iterations, self.epochs, self.total_steps = trainer.iterations, trainer.epochs, trainer.total_steps

@@ -39,7 +39,7 @@ def bank_loader(config: Mapping[str, Any], train_dataset, query: Loader) -> Load
         if not (train_dataset.labels >= 0).any():
             raise DataError("the training images have no labels, so they cannot vote in k-NN: set DataLoader.Bank to a "
                             "class tree, or Global.knn_interval to 0")
-        dataset = LabelledDataset(train_dataset.samples, None, None, train_dataset.image_errors, train_dataset.seed)
+        dataset = LabelledDataset(train_dataset.samples, None, train_dataset.image_errors, train_dataset.seed)
         dataset.transform, dataset.normalization = query.dataset.transform, query.dataset.normalization
         sampler = DistributedBatchSampler(len(dataset), query.batch_size, rank=distributed.rank(),
                                           world_size=distributed.world_size())

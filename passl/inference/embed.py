@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 
-from passl.data.sources import SampleList
+from passl.data.sources import ImageFiles
 from passl.errors import UserError
 from passl.evaluation.features import fingerprint
 from passl.inference.card import card_of
@@ -23,7 +23,7 @@ LOCK = ".lock"
 SAVE_SECONDS = 10.0
 
 
-def embed_to_folder(model, samples: SampleList, folder: Path, batch_size: int = 64, workers: int = 0,
+def embed_to_folder(model, samples: ImageFiles, folder: Path, batch_size: int = 64, workers: int = 0,
                     skip_unreadable: bool = False) -> Dict[str, Any]:
     """Write `features.npy` float32 [N, F] and `index.csv` (row, path, class, readable) below `folder`.
 
@@ -49,7 +49,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _embed_to_folder(model, samples: SampleList, folder: Path, batch_size: int, workers: int, skip_unreadable: bool
+def _embed_to_folder(model, samples: ImageFiles, folder: Path, batch_size: int, workers: int, skip_unreadable: bool
                      ) -> Dict[str, Any]:
     key = {"weights": fingerprint(model.state_dict()), "images": digest(samples),
            "transform": json.loads(json.dumps(card_of(model).transform)), "batch_size": batch_size}
@@ -112,7 +112,7 @@ def _open(path: Path, shape, new: bool) -> np.ndarray:
     return np.lib.format.open_memmap(path, mode="w+" if new else "r+", dtype=np.float32, shape=shape if new else None)
 
 
-def _write_index(path: Path, samples: SampleList, unreadable) -> None:
+def _write_index(path: Path, samples: ImageFiles, unreadable) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "path", "class", "readable"])

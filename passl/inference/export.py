@@ -15,51 +15,35 @@ from passl.errors import UserError
 from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
 from passl.inference.exported import model_files, run_exported
-from passl.models.classifier import FineTuneModel, LinearProbeModel
+from passl.models.base import Network
 
 OUTPUTS = ("auto", "features", "logits", "embedding")
 TOLERANCE = 1e-5
 
 
 class InferenceNetwork(nn.Layer):
-    """Normalised images [B, 3, H, W] -> one output: straight-line code that every exporter can trace."""
+    """Normalised images [B, 3, H, W] -> one output of a network."""
 
-    def __init__(self, model: nn.Layer, output: str):
+    def __init__(self, network: Network, output: str):
         super().__init__()
-        self.output = output
-        network = getattr(model, "res_model", model)
-        self.encoder = network.encoder
-        self.pooled = output != "logits" or not isinstance(model, LinearProbeModel) or model.linear.global_pooling
-        self.head = None
-        if output == "logits":
-            self.head = model.linear if isinstance(model, LinearProbeModel) else network.projection_head
-        elif output == "embedding":
-            self.head = network.projection_head
+        self.network, self.output = network, output
 
     def forward(self, images):
-        features = self.encoder(images)
-        if self.pooled:
-            features = features.mean(axis=[2, 3])
-        if self.head is not None:
-            features = self.head(features)
-        if self.output == "embedding":
-            features = nn.functional.normalize(features, axis=1, epsilon=1e-12)
-        return features
+        output = self.network.outputs(images, [self.output])[self.output]
+        return nn.functional.normalize(output, axis=1, epsilon=1e-12) if self.output == "embedding" else output
 
 
-def decide_output(model: nn.Layer, output: str) -> str:
-    """`auto` is logits for a classifier and features for everything else; ValueError for what a model cannot give."""
-    is_classifier = isinstance(model, (LinearProbeModel, FineTuneModel))
+def decide_output(model: Network, output: str) -> str:
+    """`auto` is logits for a classifier and features for everything else; UserError for what a model cannot give."""
     if output == "auto":
-        output = "logits" if is_classifier else "features"
+        output = "logits" if "logits" in model.output_heads else "features"
     if output == "logits":
         from passl.inference.use import require_classifier
 
         require_classifier(model)
-    network = getattr(model, "res_model", model)
     if output == "embedding":
         card = card_of(model)
-        if is_classifier or getattr(network, "projection_head", None) is None:
+        if "embedding" not in model.output_heads:
             raise UserError(f"{card.name} has no projection head, so it has no embedding: export features")
         if not card.has_embedding:
             raise UserError(f"the projection head of {card.name} is untrained: export features, or give the weights "
@@ -67,7 +51,7 @@ def decide_output(model: nn.Layer, output: str) -> str:
     return output
 
 
-def export(model: nn.Layer, prefix: Path, input_shape: Sequence[Optional[int]] = (None, 3, 224, 224),
+def export(model: Network, prefix: Path, input_shape: Sequence[Optional[int]] = (None, 3, 224, 224),
            output: str = "auto", export_type: str = "paddle") -> List[Path]:
     """Write `<prefix>.json` or `.pdmodel` with `<prefix>.pdiparams` (Paddle 3 or 2), or `<prefix>.onnx`.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
-from passl.inference.card import ModelCard, fill_from_run, transform_of
+from passl.inference.card import fill_from_run, transform_of
+from passl.inference.get_model import card_of_loaded, finish
 from passl.methods.base import RunFacts
 from passl.methods.classify import Classification
+from passl.models.base import Network
 from passl.registry import METHODS
 from passl.weights import load_into, read, recognise
 
@@ -30,7 +32,7 @@ def classes_in(path: Path) -> Optional[int]:
     return found.classes[0] if found.classes else None
 
 
-def model_of_config(config: Mapping[str, Any], weights: Path):
+def model_of_config(config: Mapping[str, Any], weights: Path) -> Network:
     """The network of the Model section with `weights`, in evaluation mode and with a card.
 
     Images are prepared as the config's own Eval transform says. CheckpointError when the file lacks a weight of the
@@ -40,15 +42,7 @@ def model_of_config(config: Mapping[str, Any], weights: Path):
         model = build_classifier(config, weights).model
     else:
         model = METHODS.get(config["Model"]["name"]).build_network(dict(config["Model"]["backbone"]))
-    load_into(model, weights, strict="all")
-    network = model.res_model
-    has_prototypes = getattr(network, "prototypes", None) is not None
-    if has_prototypes:
-        network.normalize_prototypes()  # a checkpoint holds them as the last step left them
-    model.card = ModelCard(config["Model"]["name"], str(weights), has_classifier=is_classifier(config),
-                           has_prototypes=has_prototypes,
-                           has_embedding=not is_classifier(config) and network.projection_head is not None)
-    fill_from_run(model.card, weights)
-    model.card.transform = transform_of(config)
-    model.eval()
-    return model
+    card = card_of_loaded(config["Model"]["name"], model, load_into(model, weights, strict="all"))
+    fill_from_run(card, weights)
+    card.transform = transform_of(config)
+    return finish(model, card)

@@ -4,17 +4,17 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
-import paddle
 
 from passl.errors import UnknownComponent, UserError
 from passl.inference.card import ModelCard, fill_from_run, run_config
-from passl.models.backbones import ALIASES, ARCHITECTURES
-from passl.models.classifier import FineTuneModel, LinearProbeModel
-from passl.models.pretrain import PretrainModel
+from passl.models.base import Network
+from passl.models.build import build_network
+from passl.models.heads import HeadOptions
 from passl.registry import BACKBONES, nearest
 from passl.weights import (
     Checkpoint,
@@ -27,12 +27,14 @@ from passl.weights import (
     to_passl_state,
     zoo,
 )
+from passl.weights.load import is_own
 from passl.weights.locate import find_weights
 
 LOGGER = logging.getLogger("passl")
 # The head of a published run of SwAV (appendix A.1), for architectures of which none is released.
 PUBLISHED_HEAD = {"normalize": True, "hidden_mlp": 2048, "output_dim": 128, "nmb_prototypes": 3000}
-PHASES = {"pretrain": PretrainModel, "linearprobe": LinearProbeModel, "finetune": FineTuneModel}
+PHASES = ("pretrain", "linearprobe", "finetune")
+CLASSIFIER_KEYS = {"linearprobe": ("class_num", "global_pooling", "use_bn"), "finetune": ("class_num",)}
 RELEASED = {"swav_resnet50_pretrain": "swav_resnet50", "swav_resnet50w2_pretrain": "swav_resnet50w2",
             "swav_resnet50w4_pretrain": "swav_resnet50w4", "swav_resnet50w5_pretrain": "swav_resnet50w5",
             "swav_resnet50_linearprobe": "passl_swav_resnet50_linearprobe",
@@ -50,14 +52,14 @@ def list_models(pattern: Optional[str] = "*") -> List[str]:
     reads).
     """
     pattern = "*" if pattern is None else pattern if set(pattern) & set("*?[") else f"*{pattern}*"
-    trunks = [name for name in BACKBONES.names() if name not in ALIASES]
-    phases = [f"swav_{architecture}_{phase}" for architecture in ARCHITECTURES for phase in PHASES]
+    trunks = BACKBONES.names(aliases=False)
+    phases = [f"swav_{trunk}_{phase}" for trunk in trunks for phase in PHASES]
     released = [name for name in zoo.list_models() if not zoo.release(name).convert_only]
     return sorted(name for name in {*trunks, *phases, *released} if fnmatch.fnmatchcase(name, pattern))
 
 
 def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[PathLike]] = None,
-              **options: Any) -> paddle.nn.Layer:
+              **options: Any) -> Network:
     """A network in evaluation mode, with `extract_feat(images [B, 3, H, W]) -> [B, F]` and a `card`.
 
     name: one of `list_models()`; or something that holds weights, whose architecture is then read from it: a run's
@@ -92,21 +94,31 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
 
 
 def _by_name(name: str, pretrained: Union[None, bool, PathLike, Sequence[PathLike]],
-             options: Dict[str, Any]) -> paddle.nn.Layer:
+             options: Dict[str, Any]) -> Network:
     entry = next((zoo.release(one) for one in (RELEASED.get(name), name) if one in zoo.list_models()), None)
     files = _files(name, entry, pretrained)
     if not files:
-        return _finish(_named(name, entry, {}, None, options), ModelCard(name))
+        return finish(_named(name, entry, {}, None, options), ModelCard(name))
     checkpoint = read(files[0]) if len(files) == 1 else _joined([read(path) for path in files])
-    canonical, found = recognise(checkpoint)
-    if not found.architecture:
+    canonical, found = _look(checkpoint)
+    if not found.has_trunk:
         raise CheckpointError(f"{checkpoint.path} holds a {found.kind} without a trunk: give the file of the trunk it "
                               f"was trained on as well, get_model('{name}', pretrained=[TRUNK, HEAD]) or --weights "
                               "TRUNK --weights HEAD")
     model = _named(name, entry, canonical, found, options)
-    card = _card(name, model, _told(load_into(model, checkpoint)))
+    card = card_of_loaded(name, model, _told(load_into(model, checkpoint)))
     fill_from_run(card, files[-1])
-    return _finish(model, card)
+    return finish(model, card)
+
+
+def _look(checkpoint: Checkpoint) -> Tuple[Dict[str, np.ndarray], Found]:
+    """`recognise`, which knows nothing of an own file that holds a trunk of no other library and no head."""
+    try:
+        return recognise(checkpoint)
+    except CheckpointError:
+        if not is_own(checkpoint):
+            raise
+        return {}, Found("passl", checkpoint.format, unknown=list(checkpoint.tensors))
 
 
 def _files(name: str, entry: Optional[zoo.Release],
@@ -137,48 +149,53 @@ def _joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
 
 
 def _named(name: str, entry: Optional[zoo.Release], canonical: Mapping[str, np.ndarray], found: Optional[Found],
-           options: Mapping[str, Any]) -> paddle.nn.Layer:
-    """The network of a name. Its heads are those of `options`, else of the file, else of the release."""
+           options: Mapping[str, Any]) -> Network:
+    """The network of a name; without a file, its head is the release's or that of a published run."""
     if name in zoo.list_models():
         architecture, phase = entry.architecture, entry.classifier
     else:
         stem, _, phase = name.rpartition("_")
         architecture, phase = (stem.replace("swav_", "", 1), phase) if phase in PHASES else (name, "")
-    if phase in ("linearprobe", "finetune"):
-        parameters = {**_classifier(canonical, found, phase), **options}
-        own = {key: parameters.pop(key) for key in ("global_pooling", "use_bn")
-               if key in parameters and phase == "linearprobe"}
-        classes = parameters.pop("class_num", 1000)
-        return PHASES[phase]({"type": architecture, **parameters}, classes, **own)
-    head: Dict[str, Any] = {}
-    if phase == "pretrain" or entry is not None:
-        head = _head(entry) if entry is not None else dict(PUBLISHED_HEAD)
-        if found is not None and found.embedding:
-            count = head.get("nmb_prototypes", 0)
-            head = _head(found)
-            head["nmb_prototypes"] = head["nmb_prototypes"] or count
-    backbone = {"type": architecture, **head, **options}
-    return PretrainModel(backbone) if phase == "pretrain" else BACKBONES.build(backbone, key="type")
+    defaults: Dict[str, Any] = {}
+    if phase in CLASSIFIER_KEYS:
+        defaults = {"class_num": 1000}
+    elif phase or entry is not None:
+        defaults = _head(entry) if entry is not None else PUBLISHED_HEAD
+    else:
+        found = None  # a trunk asked for by its name stays one
+    return _build({"type": architecture, **defaults}, phase or "trunk", canonical, found, options)
 
 
-def _head(holder: Union[zoo.Release, Found]) -> Dict[str, Any]:
-    """Constructor parameters of the projection head and the prototypes that a release or a file has."""
+def _build(backbone: Dict[str, Any], phase: str, canonical: Mapping[str, np.ndarray], found: Optional[Found],
+           options: Mapping[str, Any]) -> Network:
+    """The network of a phase. Its heads are those of `options`, else of the file, else of `backbone`."""
+    keys = {**backbone, **(_in_file(phase, canonical, found) if found is not None else {}), **options}
+    own = {key: keys.pop(key) for key in CLASSIFIER_KEYS.get(phase, ()) if key in keys}
+    return build_network(keys, phase, **own)
+
+
+def _in_file(phase: str, canonical: Mapping[str, np.ndarray], found: Found) -> Dict[str, Any]:
+    """Keys of Model and Model.backbone for the heads of one phase that a file has; none when it has none."""
+    if phase == "linearprobe" and "linear.weight" in canonical:
+        classes, inputs = canonical["linear.weight"].shape
+        pooled = {"global_pooling": inputs == found.features} if found.features else {}
+        return {"class_num": classes, "use_bn": "bn.weight" in canonical, **pooled}
+    if phase == "finetune" and found.classes and "projection_head.weight" in canonical:
+        return {"class_num": found.classes[0]}
+    if phase == "cluster heads" and "top_layer0.weight" in canonical:
+        return {"nmb_prototypes": found.classes}
+    return _head(found, canonical) if phase in ("pretrain", "trunk") else {}
+
+
+def _head(holder: Union[zoo.Release, Found], canonical: Container[str] = ()) -> Dict[str, Any]:
+    """Keys of Model.backbone for the projection head and the prototypes that a release or a file has."""
     if not holder.embedding:
         return {}
     counts = list(holder.prototypes)
+    is_numbered = len(counts) > 1 or "prototypes.prototypes0.weight" in canonical
     return {"normalize": True, "hidden_mlp": holder.hidden, "output_dim": holder.embedding,
             "head_batch_norm": holder.head_batch_norm or not holder.hidden,
-            "nmb_prototypes": counts[0] if len(counts) == 1 else counts or 0}
-
-
-def _classifier(canonical: Mapping[str, np.ndarray], found: Optional[Found], phase: str) -> Dict[str, Any]:
-    """Constructor parameters of the classifier of one phase that a file has; none when it has none."""
-    if phase == "linearprobe" and "linear.weight" in canonical:
-        classes, inputs = canonical["linear.weight"].shape
-        return {"class_num": classes, "global_pooling": inputs == found.features, "use_bn": "bn.weight" in canonical}
-    if phase == "finetune" and found is not None and found.classes and "projection_head.weight" in canonical:
-        return {"class_num": found.classes[0]}
-    return {}
+            **({"nmb_prototypes": counts if is_numbered else counts[0]} if counts else {})}
 
 
 def _told(report: LoadReport) -> LoadReport:
@@ -186,58 +203,63 @@ def _told(report: LoadReport) -> LoadReport:
     return report
 
 
-def _from_file(path: Path) -> paddle.nn.Layer:
+def _from_file(path: Path) -> Network:
     """The network that a weight file holds, built from the run's config beside it or from the file's own shapes."""
     checkpoint = read(path)
-    canonical, found = recognise(checkpoint)
-    model = _from_shapes(path, canonical, found, (run_config(path).get("Model") or {}).get("backbone") or {})
-    card = _card(str(path), model, _told(load_into(model, checkpoint, strict="all")))
+    model = _of_file(checkpoint, run_config(path).get("Model") or {})
+    card = card_of_loaded(str(path), model, _told(load_into(model, checkpoint, strict="all")))
     fill_from_run(card, path)
-    return _finish(model, card)
+    return finish(model, card)
 
 
-def _from_shapes(path: Path, canonical: Mapping[str, np.ndarray], found: Found,
-                 trunk: Mapping[str, Any]) -> paddle.nn.Layer:
-    """A network of the shapes in a file; `trunk` is Model.backbone of its run's config, when there is one."""
-    backbone = {key: value for key, value in trunk.items() if key in ("type", "stem", "base_channels")}
+def _of_file(checkpoint: Checkpoint, section: Mapping[str, Any]) -> Network:
+    """The network of a file, its weights still random. `section`: Model of its run's config, {} without one.
+
+    The trunk is the section's; its heads are those that the file has.
+    """
+    canonical, found = _look(checkpoint)
+    given = section.get("backbone") or {}
+    heads = {field.name for field in fields(HeadOptions)}
+    backbone = {key: value for key, value in given.items() if key not in heads}
     if not backbone:
+        if not found.has_trunk:
+            raise CheckpointError(f"{checkpoint.path} holds a {found.kind} without a trunk: name the network and give "
+                                  "both files, for instance get_model('swav_resnet50_linearprobe', pretrained=[TRUNK, "
+                                  "HEAD])")
         if not found.architecture:
-            raise CheckpointError(f"{path} holds a {found.kind} without a trunk: name the network and give both files, "
-                                  "for instance get_model('swav_resnet50_linearprobe', pretrained=[TRUNK, HEAD])")
+            raise CheckpointError(f"{checkpoint.path} does not tell which trunk its weights are of, and no config.yaml "
+                                  f"is beside it: name it, get_model('NAME', pretrained='{checkpoint.path}')")
         backbone = {"type": found.architecture}
         if found.block in ("basic", "bottleneck"):
-            channels = canonical["conv1.weight"].shape[0]
-            width = ARCHITECTURES[found.architecture][2] if found.architecture in ARCHITECTURES else 1
-            backbone.update(base_channels=channels // width, stem="small" if found.stem_kernel == 3 else "imagenet")
+            backbone = {"type": found.architecture.partition("w")[0], "base_channels": len(canonical["conv1.weight"]),
+                        "stem": "small" if found.stem_kernel == 3 else "imagenet"}
     if backbone["type"] not in BACKBONES:
-        raise CheckpointError(f"{path} holds a {backbone['type']}, which is not a network of this library; known: "
-                              f"{', '.join(sorted(set(BACKBONES.names()) - set(ALIASES)))}")
-    for phase in ("linearprobe", "finetune"):
-        parameters = _classifier(canonical, found, phase)
-        if parameters:
-            return PHASES[phase](backbone, parameters.pop("class_num"), **parameters)
-    backbone.update(_head(found))
-    return PretrainModel(backbone) if found.prototypes else BACKBONES.build(backbone, key="type")
+        raise CheckpointError(f"{checkpoint.path} holds a {backbone['type']}, which is not a network of this library; "
+                              f"known: {', '.join(BACKBONES.names(aliases=False))}")
+    phases = [phase for phase in (*CLASSIFIER_KEYS, *(["cluster heads"] if is_own(checkpoint) else []))
+              if _in_file(phase, canonical, found)]
+    phase = phases[0] if phases else "pretrain" if found.prototypes else "trunk"
+    if phase == "linearprobe":  # shapes do not tell it of a trunk that is not recognised
+        backbone["global_pooling"] = section.get("global_pooling", True)
+    options = {"normalize": given.get("normalize", True)} if found.embedding else {}
+    return _build(backbone, phase, canonical, found, options)
 
 
-def _card(name: str, model: paddle.nn.Layer, report: LoadReport) -> ModelCard:
+def card_of_loaded(name: str, model: Network, report: LoadReport) -> ModelCard:
     """What of the model's heads came from the file. Prototypes are worth nothing behind a random projection head."""
-    unloaded = {*report.missing, *(wrong for wrong, _, _ in report.wrong_shape)}
+    parts = {part for key in (*report.missing, *(wrong for wrong, _, _ in report.wrong_shape))
+             for part in key.split(".")}
 
-    def is_trained(part: str) -> bool:
-        names = [key for key in model.state_dict() if part in key.split(".")]
-        return bool(names) and not unloaded.intersection(names)
+    def is_trained(output: str) -> bool:
+        return output in model.output_heads and parts.isdisjoint(model.output_heads[output])
 
-    classifier = {LinearProbeModel: "linear", FineTuneModel: "projection_head"}.get(type(model))
-    has_embedding = classifier is None and is_trained("projection_head")
-    return ModelCard(name, report.source, has_classifier=classifier is not None and is_trained(classifier),
-                     has_prototypes=has_embedding and is_trained("prototypes"), has_embedding=has_embedding)
+    return ModelCard(name, report.source, has_classifier=is_trained("logits"), has_prototypes=is_trained("scores"),
+                     has_embedding=is_trained("embedding"))
 
 
-def _finish(model: paddle.nn.Layer, card: ModelCard) -> paddle.nn.Layer:
-    trunk_and_heads = getattr(model, "res_model", model)
-    if getattr(trunk_and_heads, "prototypes", None) is not None:
-        trunk_and_heads.normalize_prototypes()  # a checkpoint holds them as the last step left them
+def finish(model: Network, card: ModelCard) -> Network:
+    """The loaded network, ready to be used."""
+    model.normalize_prototypes()  # a checkpoint holds them as the last step left them
     model.card = card
     model.eval()
     return model
@@ -245,7 +267,7 @@ def _finish(model: paddle.nn.Layer, card: ModelCard) -> paddle.nn.Layer:
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
     """ValueError for an option that no trunk and no classifier takes."""
-    known = {"class_num", "global_pooling", "use_bn"}.union(*(BACKBONES.parameters(name) for name in BACKBONES.names()))
+    known = {*CLASSIFIER_KEYS["linearprobe"]}.union(*(BACKBONES.parameters(name) for name in BACKBONES.names()))
     for option in options:
         if option not in known:
             raise UserError(f"get_model has no option '{option}'{nearest(option, known)}; it takes: "

@@ -8,10 +8,10 @@ import numpy as np
 import paddle
 
 from passl.data.augment.transforms import ImageTransform
+from passl.data.batch import Normalizer
 from passl.data.decode import as_rgb, read_image
-from passl.data.device import Normalizer
 from passl.data.random_streams import Stream
-from passl.data.sources import IMAGE_EXTENSIONS, find_samples
+from passl.data.sources import IMAGE_EXTENSIONS, find_image_files
 from passl.errors import UserError
 
 
@@ -32,7 +32,7 @@ def collect(images: Any) -> Images:
     """
     if isinstance(images, (str, os.PathLike)):
         if os.path.isdir(images) or os.path.isfile(images) and not os.fspath(images).lower().endswith(IMAGE_EXTENSIONS):
-            samples = find_samples(os.fspath(images), labelled=False)
+            samples = find_image_files(os.fspath(images), labelled=False)
             return Images([samples.path(index) for index in range(len(samples))], False)
         return Images([os.fspath(images)], True)
     if isinstance(images, paddle.Tensor):

@@ -11,7 +11,7 @@ import paddle
 from passl.data.datasets import LabelledDataset
 from passl.data.loader import Loader
 from passl.data.sampler import DistributedBatchSampler
-from passl.data.sources import IMAGE_EXTENSIONS, SampleList, find_samples
+from passl.data.sources import IMAGE_EXTENSIONS, ImageFiles, find_image_files
 from passl.errors import DataError, NotFinite
 from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
@@ -25,22 +25,22 @@ class Batch(NamedTuple):
     readable: np.ndarray
 
 
-def find_images(places: Sequence[str]) -> SampleList:
+def find_images(places: Sequence[str]) -> ImageFiles:
     """Images named by paths of files, folders and list files, in that order; classes of a single tree are kept."""
     for place in places:
         if not os.path.exists(place):
             raise DataError(f"{place} does not exist (looked from {os.getcwd()}): give image files, folders or list "
                             "files")
     if len(places) == 1 and not _is_image(places[0]):
-        return find_samples(places[0], labelled=False)
+        return find_image_files(places[0], labelled=False)
     paths: List[str] = []
     for place in places:
-        samples = SampleList([place]) if _is_image(place) else find_samples(place, labelled=False)
+        samples = ImageFiles([place]) if _is_image(place) else find_image_files(place, labelled=False)
         paths.extend(samples.path(index) for index in range(len(samples)))
-    return SampleList(paths)
+    return ImageFiles(paths)
 
 
-def digest(samples: SampleList) -> str:
+def digest(samples: ImageFiles) -> str:
     """SHA-256 of paths, file sizes, times of change, labels and class names: whether two lists are the same images."""
     total = hashlib.sha256()
     for index in range(len(samples)):
@@ -59,7 +59,7 @@ def _is_image(place: str) -> bool:
     return os.fspath(place).lower().endswith(IMAGE_EXTENSIONS) and not os.path.isdir(place)
 
 
-def stream(model, samples: SampleList, function: Callable[[paddle.Tensor], Any], batch_size: int, workers: int,
+def stream(model, samples: ImageFiles, function: Callable[[paddle.Tensor], Any], batch_size: int, workers: int,
            skip_unreadable: bool = False, first_batch: int = 0) -> Iterator[Batch]:
     """`function` of every image, batch by batch; results do not depend on `workers`.
 
@@ -67,7 +67,7 @@ def stream(model, samples: SampleList, function: Callable[[paddle.Tensor], Any],
     ending the run with its name (DataError); its row holds another image's output. FloatingPointError for outputs that
     are not finite.
     """
-    dataset = LabelledDataset(samples, list(card_of(model).transform), None, "skip" if skip_unreadable else "error", 0)
+    dataset = LabelledDataset(samples, list(card_of(model).transform), "skip" if skip_unreadable else "error", 0)
     loader = Loader(dataset, DistributedBatchSampler(len(samples), batch_size), num_workers=workers)
     normalize = loader.normalizer
     start = first_batch * batch_size

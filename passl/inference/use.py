@@ -13,8 +13,6 @@ from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
 from passl.inference.images import batches, collect
 from passl.inference.stream import require_finite
-from passl.models.classifier import FineTuneModel, LinearProbeModel
-from passl.models.heads import MultiPrototypes
 
 TEMPERATURE = 0.1
 Model = Union[paddle.nn.Layer, str, "os.PathLike[str]"]  # a network, or what `as_model` takes
@@ -69,7 +67,7 @@ def describe(scores: np.ndarray, classes: List[str], top_k: Optional[int] = None
 def require_classifier(model) -> None:
     """ValueError unless the network has a trained classifier: random logits look like answers."""
     card = card_of(model)
-    if not isinstance(model, (LinearProbeModel, FineTuneModel)):
+    if "logits" not in model.output_heads:
         raise UserError(f"{card.name} has no classifier; passl.assign gives its clusters and passl.embed its features,"
                         " or train a probe on it (docs/evaluation.md)")
     if not card.has_classifier:
@@ -116,19 +114,15 @@ def assign_scores(scores: np.ndarray, balanced: bool = False, temperature: float
 
 def score_function(model) -> Callable[[paddle.Tensor], Any]:
     """images [B, 3, H, W] -> prototype scores, a list with one tensor [B, K] for each head."""
-    card, network = card_of(model), getattr(model, "res_model", model)
-    if getattr(network, "prototypes", None) is None:
+    card = card_of(model)
+    if "scores" not in model.output_heads:
         raise UserError(f"{card.name} has no prototypes, so it has no clusters of its own; give a pretraining "
                         "checkpoint, or cluster the features of passl.embed")
     if not card.has_prototypes:
         raise UserError(f"the prototypes of {card.name} are untrained: give get_model a pretraining checkpoint that "
                         "holds them")
 
-    def scores(images: paddle.Tensor):
-        output = network.project(network.extract_feat(images))[1]
-        return output if isinstance(network.prototypes, MultiPrototypes) else [output]
-
-    return scores
+    return lambda images: paddle.split(model.outputs(images, ["scores"])["scores"], model.head_sizes, axis=1)
 
 
 def run(model, items, function: Callable, batch_size: int):

@@ -6,7 +6,7 @@ one side with neither framework nor layout tricks in it.
 from __future__ import annotations
 
 import re
-from typing import Dict, Iterator, List, Mapping
+from typing import Dict, List, Mapping
 
 import numpy as np
 
@@ -23,23 +23,11 @@ def fixed_input(size: int = 64, batch: int = 2) -> np.ndarray:
     return np.random.RandomState(20200617).standard_normal((batch, 3, size, size)).astype(np.float32)
 
 
-class _Widened(Mapping[str, np.ndarray]):
+class _Widened(Dict[str, np.ndarray]):
     """Weights as float64, one at a time: all at once they would be three copies of the model."""
 
-    def __init__(self, weights: Mapping[str, np.ndarray]):
-        self._weights = weights
-
     def __getitem__(self, name: str) -> np.ndarray:
-        return widen(self._weights[name]).astype(np.float64)
-
-    def __contains__(self, name) -> bool:
-        return name in self._weights
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
+        return widen(super().__getitem__(name)).astype(np.float64)
 
 
 def check_verifiable(canonical: Mapping[str, np.ndarray], found: Found) -> None:
@@ -101,7 +89,8 @@ def paddle_network(state: Mapping[str, np.ndarray], found: Found):
     """
     import paddle
 
-    from passl.models.multi_crop import MultiCropNetwork
+    from passl.models.heads import HeadOptions
+    from passl.models.networks import MultiCropNetwork
     from passl.models.resnet import BasicBlock, Bottleneck, ResNet
     from passl.weights.load import load_into
 
@@ -109,8 +98,9 @@ def paddle_network(state: Mapping[str, np.ndarray], found: Found):
     trunk = ResNet(Bottleneck if found.block == "bottleneck" else BasicBlock, found.blocks, 1,
                    "small" if found.stem_kernel == 3 else "imagenet", base_channels=base)
     prototypes = found.prototypes[0] if len(found.prototypes) == 1 else found.prototypes
-    network = MultiCropNetwork(trunk, bool(found.prototypes), found.hidden, found.embedding, prototypes or 0,
-                               found.head_batch_norm)
+    options = HeadOptions(bool(found.prototypes), found.hidden, found.embedding, prototypes or 0,
+                          head_batch_norm=found.head_batch_norm)
+    network = MultiCropNetwork(trunk, options)
     load_into(network, state, strict="all")
     canonical = {name.replace("res_model.", "").replace("linear.linear.", "linear."): array
                  for name, array in state.items()}
@@ -124,21 +114,14 @@ def paddle_network(state: Mapping[str, np.ndarray], found: Found):
     return network
 
 
-def paddle_forward(network, found: Found, images: np.ndarray) -> Dict[str, np.ndarray]:
+def paddle_forward(network, images: np.ndarray) -> Dict[str, np.ndarray]:
     """The outputs of `numpy_forward` from a `paddle_network`."""
     import paddle
 
     with paddle.no_grad():
-        x = paddle.to_tensor(images)
-        features = network.encoder(x).mean(axis=[2, 3])
-        outputs = {"features": features}
-        if found.prototypes:
-            outputs["embedding"], scores = network.project(features)
-            outputs["scores"] = paddle.concat(scores, axis=1) if isinstance(scores, list) else scores
-        elif found.embedding:
-            outputs["embedding"] = network.project(features)
+        outputs = network.outputs(paddle.to_tensor(images))
         if len(network.classifiers):
-            outputs["logits"] = paddle.concat([layer(features) for layer in network.classifiers], axis=1)
+            outputs["logits"] = paddle.concat([layer(outputs["features"]) for layer in network.classifiers], axis=1)
     return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 

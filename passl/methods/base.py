@@ -10,9 +10,9 @@ import paddle
 
 from passl.errors import UserError
 from passl.findings import Finding
-from passl.models.backbones import ARCHITECTURES
-from passl.models.multi_crop import group_by_resolution
-from passl.models.pretrain import PretrainModel
+from passl.models.base import Network
+from passl.models.build import build_network
+from passl.models.networks import group_by_resolution
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,6 @@ class RunFacts:
     def images_per_epoch(self) -> int:
         """Images that an epoch shows; the incomplete last batch may be dropped."""
         return min(self.dataset_size, self.iterations_per_epoch * self.global_batch)
-
-
-def names(method: str, prefix: str) -> List[str]:
-    """What a method may be called in a config: its own name, and PASSL's form <prefix>_<architecture>_pretrain."""
-    return [method] + [f"{prefix}_{architecture}_pretrain" for architecture in ARCHITECTURES]
 
 
 def full_precision(function: Callable) -> Callable:
@@ -129,16 +124,15 @@ class Method:
         head, "none" for a method without prototypes.
       published_rates: (optimizer, lowest, highest learning rate) that were published for the recipe, at a global batch
         of 256.
-    For the watch (passl/engine/watch.py), which looks at methods that set the first two and report `target_entropy`:
+    For the watch (passl/engine/watch.py), which looks at methods that set the first and report `target_entropy`:
       uniform_loss: the loss when every prediction is uniform, where a run that does not learn stays.
-      head_sizes: number of prototypes of each head.
       frozen_steps: steps during which the prototypes get no gradient.
 
     Everything that outlives a step is either in `model` or returned by `shared_state` (equal on every rank) or
     `rank_state` (this rank's own), as plain dicts of numpy arrays and numbers, and exists from construction on.
     """
 
-    model: paddle.nn.Layer
+    model: Network
     network: Callable
     has_embedding = True
     is_classifier = False
@@ -147,13 +141,12 @@ class Method:
     prototype_heads = "one"
     published_rates: Optional[Tuple[str, float, float]] = None
     uniform_loss: Optional[float] = None
-    head_sizes: Sequence[int] = ()
     frozen_steps = 0
 
     @classmethod
-    def build_network(cls, backbone: Dict[str, Any]) -> paddle.nn.Layer:
+    def build_network(cls, backbone: Dict[str, Any]) -> Network:
         """The network of Model.backbone without anything that only training needs."""
-        return PretrainModel(backbone)
+        return build_network(backbone, "pretrain")
 
     def distribute(self, wrap: Callable[[paddle.nn.Layer], Callable]) -> None:
         """Let `wrap` (gradient reduction over ranks) stand between training and the model."""

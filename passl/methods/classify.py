@@ -8,8 +8,8 @@ import paddle
 from passl.errors import UserError
 from passl.methods.base import Method, RunFacts
 from passl.methods.losses import WeightedSum
-from passl.models.backbones import ARCHITECTURES
-from passl.models.classifier import FineTuneModel, LinearProbeModel
+from passl.models.base import Network
+from passl.models.build import build_network
 from passl.registry import METHODS
 
 CONTEXT = ("run", "losses", "metrics")
@@ -46,7 +46,7 @@ class Classification(Method):
     has_embedding = False
     prototype_heads = "none"
 
-    def __init__(self, model: paddle.nn.Layer, classes: int, losses, metrics):
+    def __init__(self, model: Network, classes: int, losses, metrics):
         self.model = self.network = model
         self.classes = classes
         self.loss = WeightedSum(losses or ())
@@ -68,7 +68,7 @@ class Classification(Method):
         return self.loss(logits, batch["label"]), statistics
 
 
-@METHODS.register("LinearProbe", *(f"swav_{name}_linearprobe" for name in ARCHITECTURES), context=CONTEXT)
+@METHODS.register("LinearProbe", "swav_{trunk}_linearprobe", context=CONTEXT)
 class LinearProbe(Classification):
     """A linear classifier on the frozen trunk: what "linear top-1" of a paper means.
 
@@ -89,11 +89,12 @@ class LinearProbe(Classification):
                 raise UserError(f"Model.backbone.{key} {backbone[key]}: a linear probe reads the trunk itself, not "
                                 "projection head or prototypes; drop the key")
         classes = decide_classes(class_num, 0, run.class_count)
-        super().__init__(LinearProbeModel(dict(backbone), classes, global_pooling, use_bn), classes, losses, metrics)
+        own = dict(class_num=classes, global_pooling=global_pooling, use_bn=use_bn)
+        super().__init__(build_network(backbone, "linearprobe", **own), classes, losses, metrics)
         self.allow_untrained_trunk = allow_untrained_trunk
 
 
-@METHODS.register("FineTune", *(f"swav_{name}_finetune" for name in ARCHITECTURES), context=CONTEXT)
+@METHODS.register("FineTune", "swav_{trunk}_finetune", context=CONTEXT)
 class FineTune(Classification):
     """Trunk and a new classifier trained together, batch norm included, on few labels or many.
 
@@ -111,4 +112,4 @@ class FineTune(Classification):
                 raise UserError(f"Model.backbone.{key} {backbone[key]} makes no sense for fine-tuning: the classifier "
                                 "is one Linear on pooled features; drop the key")
         classes = decide_classes(class_num, backbone.get("output_dim", 0), run.class_count)
-        super().__init__(FineTuneModel(dict(backbone), classes), classes, losses, metrics)
+        super().__init__(build_network(backbone, "finetune", class_num=classes), classes, losses, metrics)

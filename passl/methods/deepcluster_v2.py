@@ -7,14 +7,14 @@ import paddle
 
 from passl.clustering.kmeans import kmeans
 from passl.errors import UserError
-from passl.methods.base import RunFacts, names
+from passl.methods.base import RunFacts
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
 
 LEGACY = {"freeze_prototypes_niters": "prototypes are the centroids and never trained by gradient"}
 
 
-@METHODS.register(*names("DeepClusterV2", "deepclusterv2"), legacy=LEGACY, context=("run",))
+@METHODS.register("DeepClusterV2", "deepclusterv2_{trunk}_pretrain", legacy=LEGACY, context=("run",))
 class DeepClusterV2(EpochLabels):
     """Spherical k-means on the memory bank at every epoch; its centroids become the prototypes.
 

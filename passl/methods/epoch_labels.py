@@ -13,8 +13,8 @@ from passl.errors import UserError
 from passl.methods.base import Method, RunFacts, Step, check_positive, features_of_images, full_precision
 from passl.methods.memory_bank import MemoryBank, check_fillable, labels_of_checkpoint, sparse_clusters
 from passl.methods.swav import check_crops
+from passl.models.build import build_network
 from passl.models.heads import Prototypes
-from passl.models.pretrain import PretrainModel
 
 GATHERED_BYTES = 64 * 2**20  # soft labels of all ranks that are on the device at a time
 UNLABELLED = -100  # an image of which the bank has no embedding: the loss leaves it out
@@ -53,7 +53,7 @@ class EpochLabels(Method):
                             "for each head ([3000, 3000, 3000] for ImageNet)")
         check_crops(crops_for_assign, nmb_crops, run.crop_count)
         check_positive(temperature=(temperature, 0.1))
-        self.model = PretrainModel(backbone)
+        self.model = build_network(backbone, "pretrain")
         self.network = self.model
         self.temperature = temperature
         self.crops_for_assign = list(crops_for_assign)
@@ -63,29 +63,28 @@ class EpochLabels(Method):
         self.bank = MemoryBank(len(self.crops_for_assign), run.iterations_per_epoch * run.batch_size,
                                backbone["output_dim"], self.dtype)
         self.labels = paddle.full([len(self.heads()), run.dataset_size], UNLABELLED, "int64")
-        self.head_sizes = [head.weight.shape[1] for head in self.heads()]
-        self.counts = [np.zeros(size, np.int64) for size in self.head_sizes]
-        check_fillable(max(self.head_sizes), run.images_per_epoch)
+        sizes = self.model.head_sizes
+        self.counts = [np.zeros(size, np.int64) for size in sizes]
+        check_fillable(max(sizes), run.images_per_epoch)
         self.targets: Optional[List[np.ndarray]] = None  # soft labels, for each head [N, K]; in host memory
         if soft:
-            size = 4 * run.dataset_size * sum(self.head_sizes) / 2 ** 30
+            size = 4 * run.dataset_size * sum(sizes) / 2 ** 30
             if size > 8:
                 warnings.warn(f"soft labels of {run.dataset_size} images take {size:.0f} GiB of host memory in every "
                               f"process and {size:.0f} GiB of every checkpoint; Model.assignment: hard needs none of "
                               "it", stacklevel=2)
-            self.targets = [np.zeros([run.dataset_size, size], self.dtype) for size in self.head_sizes]
+            self.targets = [np.zeros([run.dataset_size, size], self.dtype) for size in sizes]
         self._pending: List[Any] = []  # embeddings and indices of the current step; stored when the step has worked
 
     def heads(self) -> List[Prototypes]:
-        prototypes = self.model.res_model.prototypes
-        return [prototypes] if isinstance(prototypes, Prototypes) else prototypes.heads()
+        return self.model.score_heads()
 
     def label(self, head: int, embeddings: paddle.Tensor, epoch: int) -> HeadLabels:
         """Labels of this rank's bank rows [n, D], joint over all ranks."""
         raise NotImplementedError
 
     def advice(self, run):
-        return sparse_clusters(max(self.head_sizes), run.dataset_size)
+        return sparse_clusters(max(self.model.head_sizes), run.dataset_size)
 
     # ---------------------------------------------------------------------------------------------- once an epoch
     def due_pass(self, position):

@@ -17,9 +17,10 @@ from passl import distributed
 from passl.clustering.balanced_labels import balanced_labels
 from passl.errors import UserError
 from passl.findings import Finding
-from passl.methods.base import (Method, RunFacts, Step, check_positive, features_of_images, full_precision, names)
+from passl.methods.base import Method, RunFacts, Step, check_positive, features_of_images, full_precision
 from passl.methods.memory_bank import MemoryBank, check_fillable, labels_of_checkpoint, sparse_clusters
-from passl.models.cluster_heads import ClusterHeadModel, cluster_counts
+from passl.models.build import build_network
+from passl.models.heads import cluster_counts
 from passl.registry import METHODS
 
 
@@ -41,11 +42,11 @@ def label_steps(count: int, steps: int, power: float = 2.0) -> List[int]:
     return [math.ceil(round(place, 6)) for place in places]  # 3.0000000004 is 3
 
 
-@METHODS.register(*names("SeLa", "sela"), context=("run",))
+@METHODS.register("SeLa", "sela_{trunk}_pretrain", context=("run",))
 class SeLa(Method):
     """Hard labels of the whole data set under equipartition, optimised at a fixed number of moments of the run.
 
-    backbone: the trunk (passl/models/backbones.py), and nmb_prototypes: the number of clusters, or a list with one for
+    backbone: the trunk (passl/models/build.py), and nmb_prototypes: the number of clusters, or a list with one for
       each linear classifier (10 x 3000 in the released ResNet-50). They stand on the pooled features: no projection
       head, no unit length.
     temperature: divides the logits, in loss and transport; 1 in the original.
@@ -82,9 +83,7 @@ class SeLa(Method):
                        label_schedule_power=(label_schedule_power, 2.0), sinkhorn_tolerance=(sinkhorn_tolerance, 0.1),
                        sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
         check_fillable(max(clusters), run.images_per_epoch)
-        self.model = ClusterHeadModel(backbone)
-        self.network = self.model
-        self.head_sizes = clusters
+        self.model = self.network = self.build_network(backbone)
         self.temperature = temperature
         self.label_pass_mode = label_pass_mode
         self.transport = dict(temperature=temperature, exponent=exponent, tolerance=sinkhorn_tolerance,
@@ -98,15 +97,15 @@ class SeLa(Method):
 
     @classmethod
     def build_network(cls, backbone):
-        return ClusterHeadModel(backbone)
+        return build_network(backbone, "cluster heads")
 
     def _set_labels(self, table: np.ndarray) -> None:
         self.labels = paddle.to_tensor(table)  # int64 [T, N]
-        self.counts = [np.bincount(row, minlength=count) for row, count in zip(table, self.head_sizes)]
+        self.counts = [np.bincount(row, minlength=count) for row, count in zip(table, self.model.head_sizes)]
         self.clusters_used = float(np.mean([(count > 0).mean() for count in self.counts]))
 
     def advice(self, run):
-        findings = sparse_clusters(max(self.head_sizes), run.dataset_size)
+        findings = sparse_clusters(max(self.model.head_sizes), run.dataset_size)
         moments = len(set(self.label_steps.tolist()))
         if moments < len(self.label_steps):
             findings.append(Finding("warning", f"Model.label_optimizations {len(self.label_steps)} fall on {moments} "
@@ -146,7 +145,7 @@ class SeLa(Method):
             own = own[(own >= 0) & (own < len(indices))]
             features = paddle.index_select(features, paddle.to_tensor(own))
         table = self.labels.numpy().copy()
-        for head, layer in enumerate(self.model.heads()):
+        for head, layer in enumerate(self.model.score_heads()):
             found = balanced_labels(features, layer.weight, layer.bias, **self.transport)
             table[head, shown[kept]] = distributed.all_gather_rows(found.labels).numpy()
         self.labels_changed = float((table != self.labels.numpy())[:, shown[kept]].mean())

@@ -9,12 +9,12 @@ from typing import Any, Dict, List, Literal, Optional
 
 from passl.arrays import to_numpy
 from passl.clustering.balanced_labels import balanced_labels
-from passl.methods.base import RunFacts, check_positive, freeze_length, names
+from passl.methods.base import RunFacts, check_positive, freeze_length
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
 
 
-@METHODS.register(*names("SeLaV2", "selav2"), context=("run",))
+@METHODS.register("SeLaV2", "selav2_{trunk}_pretrain", context=("run",))
 class SeLaV2(EpochLabels):
     """Optimal-transport labels under equipartition at every epoch; prototypes are trained by gradient.
 

@@ -12,9 +12,9 @@ from passl.clustering.sinkhorn import harden, sinkhorn
 from passl.errors import UserError
 from passl.findings import Finding
 from passl.methods.base import (Method, RunFacts, Step, check_not_negative, check_positive, features_of_images,
-                                freeze_length, full_precision, names)
+                                freeze_length, full_precision)
 from passl.methods.embedding_queue import EmbeddingQueue
-from passl.models.pretrain import PretrainModel
+from passl.models.build import build_network
 from passl.registry import METHODS
 
 
@@ -65,12 +65,12 @@ def check_crops(crops_for_assign: Sequence[int], nmb_crops: Optional[Sequence[in
                         f"{crop_count - 1}")
 
 
-@METHODS.register(*names("SwAV", "swav"), context=("run",),
+@METHODS.register("SwAV", "swav_{trunk}_pretrain", context=("run",),
                   legacy={"apex": "synchronised batch norm is set in DistributedStrategy.sync_batch_norm"})
 class SwAV(Method):
     """Queue, joint Sinkhorn assignment and swapped loss on a multi-crop network.
 
-    backbone: type and options of the network (passl/models/backbones.py).
+    backbone: type and options of the network (passl/models/build.py).
     temperature: of the predictions (0.1 in every published run).
     epsilon: Sinkhorn's entropy weight; 0.05 published. Lower it (0.03) when the loss stays at ln K.
     sinkhorn_iterations: 3 published; fewer fail to converge.
@@ -103,7 +103,7 @@ class SwAV(Method):
         check_crops(crops_for_assign, nmb_crops, run.crop_count)
         if run.crop_count is not None and run.crop_count < 2:
             raise UserError("SwAV predicts one crop's assignment from another: set num_crops to at least 2 in all")
-        self.model = PretrainModel(backbone)
+        self.model = build_network(backbone, "pretrain")
         self.network = self.model
         self.temperature = temperature
         self.epsilon = epsilon
@@ -116,7 +116,6 @@ class SwAV(Method):
         self.frozen_steps = freeze_length(freeze_prototypes_niters, freeze_prototypes_epochs, run)
         self.is_frozen_by_epochs = freeze_prototypes_epochs is not None
         self.hard = assignment == "hard"
-        self.head_sizes = [backbone["nmb_prototypes"]]
         self.uniform_loss = math.log(backbone["nmb_prototypes"])
         self.epoch = 0
         self.usage = paddle.zeros([backbone["nmb_prototypes"]])  # images per prototype (first choice) this epoch

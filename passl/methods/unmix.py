@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 
 from passl.errors import UserError
-from passl.methods.base import RunFacts, full_precision, names
+from passl.methods.base import RunFacts, full_precision
 from passl.methods.swav import SwAV, swapped_loss
 from passl.registry import METHODS
 
@@ -78,7 +78,7 @@ def mix(crop: paddle.Tensor, mixture: Mixture, pair: int) -> paddle.Tensor:
     return paddle.where(inside.expand_as(crop), partner, crop)
 
 
-@METHODS.register(*names("UnMixSwAV", "unmix_swav"), context=("run",))
+@METHODS.register("UnMixSwAV", "unmix_swav_{trunk}_pretrain", context=("run",))
 class UnMixSwAV(SwAV):
     """SwAV whose even crops are also shown mixed with another image, weighted by how much of each image they hold.
 

@@ -15,7 +15,7 @@ from paddle import nn
 
 from passl.errors import UserError
 from passl.models.convolution import Convolution
-from passl.models.recompute import recompute
+from passl.registry import BACKBONES
 
 # stem name -> (kernel, stride, padding, max-pool)
 STEMS = {
@@ -80,6 +80,8 @@ class ResNet(nn.Layer):
     model; smaller makes a network that trains on a CPU in minutes).
     """
 
+    stages = ("layer1", "layer2", "layer3", "layer4")
+
     def __init__(self, block: Type[nn.Layer], layers: Sequence[int], width: int = 1, stem: str = "imagenet",
                  base_channels: int = 64):
         super().__init__()
@@ -104,13 +106,41 @@ class ResNet(nn.Layer):
                 inputs = planes * block.expansion
             setattr(self, f"layer{stage}", nn.Sequential(*stage_blocks))
         self.num_features = inputs
-        self.recomputed_stages = ()  # stages whose activations are recomputed in backward (less memory, more compute)
 
     def forward(self, x):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in ("layer1", "layer2", "layer3", "layer4"):
-            if stage in self.recomputed_stages and self.training and not x.stop_gradient:
-                x = recompute(getattr(self, stage), x)
-            else:
-                x = getattr(self, stage)(x)
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
         return x
+
+
+DEPTHS = {
+    "resnet10": (BasicBlock, [1, 1, 1, 1]),  # for experiments on a CPU
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    # What Un-Mix calls resnet18 in its CIFAR tables: bottleneck blocks, 2048 features, 13.9M parameters.
+    "resnet26": (Bottleneck, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+}
+WIDTHS = {"": 1, "w2": 2, "w4": 4, "w5": 5}  # those of the released wide networks
+
+
+def _register(depth: str, suffix: str) -> None:
+    (block, layers), width = DEPTHS[depth], WIDTHS[suffix]
+
+    def build(stem: str = "imagenet", base_channels: int = 64) -> ResNet:
+        """A ResNet trunk.
+
+        stem: imagenet (7x7 stride 2 and max-pool), small (3x3, for 32-pixel images) or small_padded (Un-Mix's).
+        base_channels: channels of the first stage, 64 in every published network; fewer train on a CPU in minutes.
+        """
+        return ResNet(block, layers, width, stem, base_channels)
+
+    name = depth + suffix
+    BACKBONES.register(name, aliases=["swav" + name])(build)  # PASSL's name for the same network
+
+
+for _depth in DEPTHS:
+    for _suffix in WIDTHS:
+        _register(_depth, _suffix)

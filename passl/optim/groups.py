@@ -8,9 +8,8 @@ import numpy as np
 import paddle
 
 from passl.errors import UserError
-from passl.optim.clip import clip_by_global_norm
-from passl.optim.larc import MomentumLARC
-from passl.optim.norms import norms, with_gradient
+from passl.optim.gradients import clip_by_global_norm, norms, with_gradient
+from passl.optim.optimizers import MomentumLARC
 from passl.registry import OPTIMIZERS, SCHEDULES
 
 

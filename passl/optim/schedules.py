@@ -6,23 +6,28 @@ holds the value of an epoch's first step through the epoch.
 from __future__ import annotations
 
 import math
-from typing import List
+from typing import List, Literal, Optional
 
 from passl.errors import UserError
-from passl.optim.limits import check_rates
 from passl.registry import SCHEDULES
 
+DecayUnit = Literal["step", "epoch"]
 CONTEXT = ("epochs", "iterations_per_epoch")
 LEGACY = {"last_epoch": "the position follows from the step, which resuming restores",
           "verbose": "the learning rate is part of every log line"}
 
 
+def _check_rates(**rates: Optional[float]) -> None:
+    """UserError for a negative learning rate; `rates` are named by their keys below Optimizer.lr."""
+    for key, rate in rates.items():
+        if rate is not None and rate < 0:
+            raise UserError(f"Optimizer.lr.{key} is {rate}; a learning rate is at least 0")
+
+
 class Schedule:
     """Base: turns a step into the position the formulas count in (steps or whole epochs)."""
 
-    def __init__(self, decay_unit: str, epochs: int, iterations_per_epoch: int):
-        if decay_unit not in ("step", "epoch"):
-            raise UserError(f"decay_unit is '{decay_unit}'; choose step or epoch")
+    def __init__(self, decay_unit: DecayUnit, epochs: int, iterations_per_epoch: int):
         self.per_epoch = iterations_per_epoch if decay_unit == "step" else 1
         self.divisor = 1 if decay_unit == "step" else iterations_per_epoch
         self.total = epochs * self.per_epoch
@@ -38,9 +43,10 @@ class Schedule:
 class Constant(Schedule):
     """The same rate throughout."""
 
-    def __init__(self, learning_rate: float, decay_unit: str = "step", epochs: int = 1, iterations_per_epoch: int = 1):
+    def __init__(self, learning_rate: float, decay_unit: DecayUnit = "step", epochs: int = 1,
+                 iterations_per_epoch: int = 1):
         super().__init__(decay_unit, epochs, iterations_per_epoch)
-        check_rates(learning_rate=learning_rate)
+        _check_rates(learning_rate=learning_rate)
         self.learning_rate = learning_rate
 
     def value(self, position):
@@ -57,10 +63,10 @@ class TimmCosine(Schedule):
     """
 
     def __init__(self, learning_rate: float, eta_min: float = 0.0, warmup_epoch: float = 0,
-                 warmup_start_lr: float = 0.0, warmup_prefix: bool = True, decay_unit: str = "step", epochs: int = 1,
-                 iterations_per_epoch: int = 1):
+                 warmup_start_lr: float = 0.0, warmup_prefix: bool = True, decay_unit: DecayUnit = "step",
+                 epochs: int = 1, iterations_per_epoch: int = 1):
         super().__init__(decay_unit, epochs, iterations_per_epoch)
-        check_rates(learning_rate=learning_rate, eta_min=eta_min, warmup_start_lr=warmup_start_lr)
+        _check_rates(learning_rate=learning_rate, eta_min=eta_min, warmup_start_lr=warmup_start_lr)
         self.base, self.final, self.start = learning_rate, eta_min, warmup_start_lr
         self.warmup = int(warmup_epoch * self.per_epoch)
         if self.warmup > self.total:
@@ -81,7 +87,7 @@ class TimmCosine(Schedule):
 class MultiStepDecay(Schedule):
     """learning_rate times gamma at every milestone passed; milestones count epochs, whatever the decay unit."""
 
-    def __init__(self, learning_rate: float, milestones: List[int], gamma: float = 0.1, decay_unit: str = "epoch",
+    def __init__(self, learning_rate: float, milestones: List[int], gamma: float = 0.1, decay_unit: DecayUnit = "epoch",
                  epochs: int = 1, iterations_per_epoch: int = 1):
         super().__init__(decay_unit, epochs, iterations_per_epoch)
         self.learning_rate, self.gamma = learning_rate, gamma

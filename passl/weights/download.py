@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import http.client
 import logging
 import os
@@ -11,9 +9,11 @@ import re
 import sys
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, BinaryIO, Dict, Iterator, Optional, Tuple
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Dict, Optional, Tuple
 
 from passl.errors import CheckpointError
+from passl.files import locked, sha256
 
 if TYPE_CHECKING:
     from passl.weights.zoo import Release
@@ -50,8 +50,9 @@ def weights_file(release: Release, folder: Optional[str] = None) -> str:
                                   ) from None
         if downloaded:
             return path
-    expected = release.sha256 or _remembered(path)
-    if expected and (digest := _sha256(path)) != expected:
+    # The sum of the first download, unless writing the note was cut short.
+    expected = release.sha256 or "".join(re.findall(r"^[0-9a-f]{64}\b", _note(path + ".sha256")))
+    if expected and (digest := sha256(path)) != expected:
         own = "" if release.sha256 else f", or delete {path}.sha256 if you replaced the file yourself"
         raise CheckpointError(f"{path} has sha256 {digest}, expected {expected}: the file is damaged or another one; "
                               f"delete it to download it again{own}")
@@ -61,7 +62,7 @@ def weights_file(release: Release, folder: Optional[str] = None) -> str:
 def _download(release: Release, path: str) -> bool:
     """Fetch the file unless another process did so meanwhile; whether it was this one."""
     part = path + ".part"
-    with _claimed(part) as file:
+    with locked(part, on_wait=lambda: _LOGGER.info(f"another process is downloading {part}; waiting for it")) as file:
         if os.path.exists(path):
             _remove(part)
             return False
@@ -78,36 +79,9 @@ def _download(release: Release, path: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _claimed(part: str) -> Iterator[BinaryIO]:
-    """The partial file, open for appending and held by this process alone; a holder that dies lets go of it.
-
-    The lock is on the file itself, so nothing is left behind. After waiting, the name may stand for another file (the
-    former holder renamed or deleted his), and then the wait begins anew.
-    """
-    while True:
-        with open(part, "a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _LOGGER.info(f"another process is downloading {part}; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(file, part):
-                yield file
-                return
-
-
-def _is_at(file: BinaryIO, path: str) -> bool:
-    """Whether `path` still names the open `file`; others may rename and delete at any moment, so it is asked once."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
 def _fetch(url: str, file: BinaryIO) -> None:
     """Complete `file` from `url`, continuing what is there if it is a beginning of what the server has now."""
-    validator = _read_validator(file.name)
+    validator = _note(file.name + ".etag")
     done = os.fstat(file.fileno()).st_size
     if done and validator:
         try:
@@ -165,7 +139,7 @@ def _content_range(headers: Dict[str, str]) -> Tuple[Optional[int], Optional[int
 
 def _check(release: Release, part: str) -> str:
     """The sha256 of the finished file; CheckpointError when it is not the release's."""
-    digest = _sha256(part)
+    digest = sha256(part)
     if release.sha256 and digest != release.sha256:
         raise CheckpointError(f"{release.url} has sha256 {digest}, expected {release.sha256}; the download was "
                               "deleted. Try again; if it persists, the file at that address has changed")
@@ -186,37 +160,17 @@ def _check(release: Release, part: str) -> str:
 
 def _remove(*paths: str) -> None:
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        Path(path).unlink(missing_ok=True)
 
 
-def _read_validator(part: str) -> Optional[str]:
-    try:
-        with open(part + ".etag", encoding="latin-1") as file:
-            return file.read().strip() or None
-    except FileNotFoundError:
-        return None
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(_BLOCK), b""):
-            digest.update(block)
-    return digest.hexdigest()
+def _note(path: str) -> str:
+    """The first characters of a small file beside the weights; nothing without one."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="latin-1") as file:
+        return file.read(1000).strip()
+    return ""
 
 
 def _progress(name: str, done: int, total: Optional[int]) -> None:
     if sys.stderr.isatty():
         share = f" of {total / 1e6:.0f} MB ({100 * done / max(total, 1):.0f} %)" if total else " MB"
         print(f"\r{name}: {done / 1e6:.0f}{share}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def _remembered(path: str) -> Optional[str]:
-    """The sum of the first download; None without one, or when writing the note was cut short."""
-    try:
-        with open(path + ".sha256", encoding="ascii") as file:
-            match = re.match(r"[0-9a-f]{64}\b", file.read(100))
-            return match[0] if match else None
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None

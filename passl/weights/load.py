@@ -2,19 +2,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Dict, List, Mapping, Set, Tuple, Union
 
 import numpy as np
 
 from passl.errors import CheckpointError, UserError
 from passl.weights.formats.reader import Checkpoint, read, widen
 from passl.weights.layouts.convert import PARTS, to_passl_state
-from passl.weights.layouts.found import Found
-from passl.weights.layouts.keymaps import STATISTICS, TRUNK
+from passl.weights.layouts.keymaps import COUNTER, STATISTICS, TRUNK
 
 STRICT = ("trunk", "all", "none")
 _ROOTS = ("", "res_model.", "res_model.encoder.", "encoder.")
+_OWN = ("res_model.", "encoder.", "projection_head.", "prototypes.", "linear.linear.", "linear.bn.")
 _TORCH_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
 
 
@@ -30,7 +31,6 @@ class LoadReport:
     missing: List[str] = field(default_factory=list)
     wrong_shape: List[Tuple[str, Tuple[int, ...], Tuple[int, ...]]] = field(default_factory=list)
     ignored: List[str] = field(default_factory=list)
-    found: Optional[Found] = None
 
     def table(self) -> str:
         """Counts per group of names (encoder, projection_head, prototypes, ...), one line each."""
@@ -51,7 +51,8 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
               strict: str = "trunk", part: str = "all") -> LoadReport:
     """Copy weights into `layer` (any paddle.nn.Layer) and tell what became of every key.
 
-    source: a weight file of any known library, what `read` returned, or a state of PASSL names in Paddle's layout.
+    source: a weight file of this library (of any trunk) or of another one it knows, what `read` returned, or a state of
+        PASSL names in Paddle's layout.
     Names are matched exactly, under one prefix for the whole file: a full PASSL state goes into the pretraining model,
     into its network or into the bare trunk alike, wherever the trunk sits in `layer`.
     part: "trunk" leaves the file's heads unused.
@@ -65,21 +66,24 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
         raise UserError(f"strict must be one of {', '.join(STRICT)}, not '{strict}'")
     if part not in PARTS:
         raise UserError(f"part must be one of {', '.join(PARTS)}, not '{part}'")
-    found = None
-    if isinstance(source, (str, os.PathLike, Checkpoint)):
-        label = source.path if isinstance(source, Checkpoint) else os.fspath(source)
-        checkpoint = source if isinstance(source, Checkpoint) else read(label)
-        state, found = to_passl_state(checkpoint, part=part, allow_unknown=True)
+    label, ignored = "a state dict", []
+    if isinstance(source, (str, os.PathLike)):
+        source = read(source)
+    if isinstance(source, Checkpoint):
+        label = source.path
+        if is_own(source):
+            source = source.tensors
+    if isinstance(source, Checkpoint):
+        state, found = to_passl_state(source, part=part, allow_unknown=True)
+        ignored = found.ignored + found.unknown
         dropped = [key for name, key in found.sources.items() if part == "trunk" and not TRUNK.match(name)]
     else:
-        label = "a state dict"
         state = {name: array for name, array in source.items() if part == "all" or _is_trunk(name)}
         dropped = [name for name in source if name not in state]
     ours = layer.state_dict()
     pairs = _match(list(ours), list(state))
-    report = LoadReport(label, found=found, ignored=list(found.ignored + found.unknown) if found else [])
-    report.ignored += [name for name in state if name not in set(pairs.values())]
-    report.ignored += dropped
+    used = set(pairs.values())
+    report = LoadReport(label, ignored=[*ignored, *(name for name in state if name not in used), *dropped])
     for name, tensor in ours.items():
         if name not in pairs:
             report.missing.append(name)
@@ -87,7 +91,8 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
             report.wrong_shape.append((name, state[pairs[name]].shape, tuple(tensor.shape)))
         else:
             report.loaded.append(name)
-    _enforce(report, ours, strict)
+    is_bare_trunk = hasattr(layer, "stages")
+    _enforce(report, list(ours), {name for name in ours if is_bare_trunk or _is_trunk(name)}, strict)
     _refuse_broken(report, {name: state[pairs[name]] for name in report.loaded})
     for name in report.loaded:
         _assign(ours[name], state[pairs[name]])
@@ -96,36 +101,44 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
 
 def _match(ours: List[str], theirs: List[str]) -> Dict[str, str]:
     """Layer name -> file name, under the pair of prefixes that matches most names."""
+    ends: Dict[str, List[str]] = {}  # end of a layer's name -> what may stand before it
+    for name in ours:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            ends.setdefault(".".join(parts[start:]), []).append("".join(f"{part}." for part in parts[:start]))
     best: Dict[str, str] = {}
-    known = set(ours)
-    places = {name[:-len(short)] for name in ours for short in ("conv1.weight", "linear.weight", "features.0.weight",
-                                                                "projection_head.weight", "prototypes.weight")
-              if name.endswith(short)}
-    places |= {place[:-len(root)] for place in list(places) for root in _ROOTS[1:] if place.endswith(root)}
     for root in _ROOTS:
-        for place in sorted(places | {""}, key=lambda place: (len(place), place)):
-            pairs = {place + name[len(root):]: name for name in theirs if name.startswith(root)}
-            pairs = {name: other for name, other in pairs.items() if name in known}
-            if len(pairs) > len(best):
-                best = pairs
+        shorts = {name[len(root):]: name for name in theirs if name.startswith(root)}
+        counts = Counter(place for short in shorts for place in ends.get(short, ()))
+        place = min(counts, key=lambda place: (-counts[place], len(place), place), default="")
+        if counts[place] > len(best):
+            best = {place + short: name for short, name in shorts.items() if place in ends.get(short, ())}
     return best
+
+
+def is_own(checkpoint: Checkpoint) -> bool:
+    """Whether a file's keys are those that this library's networks have, whatever their trunk."""
+    names = list(checkpoint.tensors)
+    leaves = {name.rpartition(".")[2] for name in names}
+    in_paddle_layout = checkpoint.format == "paddle" or leaves & set(_TORCH_STATISTICS)
+    return bool(names and in_paddle_layout and not leaves & {*STATISTICS, COUNTER}
+                and all(name.startswith(_OWN) for name in names))
 
 
 def _is_trunk(name: str) -> bool:
     """Whether a layer's name is a trunk weight, at any depth of the layer."""
     stem, _, leaf = name.rpartition(".")
     parts = f"{stem}.{_TORCH_STATISTICS.get(leaf, leaf)}".split(".")
-    return not any(head in parts for head in ("projection_head", "prototypes", "linear")) and any(
+    return "encoder" in parts or not any(head in parts for head in ("projection_head", "prototypes", "linear")) and any(
         TRUNK.match(".".join(parts[start:])) for start in range(len(parts)))
 
 
-def _enforce(report: LoadReport, ours: Mapping[str, Any], strict: str) -> None:
-    trunk = {name for name in ours if _is_trunk(name)}
+def _enforce(report: LoadReport, ours: List[str], trunk: Set[str], strict: str) -> None:
     bad = set(report.missing) | {name for name, _, _ in report.wrong_shape}
     if not report.loaded or (trunk and not trunk & set(report.loaded)):
         raise CheckpointError(f"nothing of the {'trunk' if trunk else 'model'} matches; the model would keep its "
                               f"random weights. Is it the same architecture?\n{report.table()}\n"
-                              f"  the model expects, for example, {', '.join(list(ours)[:3])}")
+                              f"  the model expects, for example, {', '.join(ours[:3])}")
     if strict == "trunk" and trunk & bad:
         raise CheckpointError(f"{len(trunk & bad)} trunk weights are missing or of another shape\n{report.table()}")
     if strict == "all" and bad:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from passl.data.datasets import FewShotDataset, ImageFolder, ImageNetDataset, SwAVMultiCropDataset
 from passl.data.random_streams import stream_key
-from passl.errors import DataError
+from passl.errors import DataError, UserError
 from passl.registry import DATASETS
 from tests.data.conftest import photo
 
@@ -67,9 +67,9 @@ def test_size_dataset_takes_the_first_files(image_tree):
     (dict(aspect_ratio=[1]), "aspect_ratio is .1.; expected the smallest and the largest"),
     (dict(brightness=-1), "brightness is -1; a strength is at least 0"),
     (dict(hue=0.4, jitter_strength=1.5), "hue x jitter_strength is 0.6"),
-    (dict(image_errors="ignore"), "image_errors is 'ignore'; it must be 'error' or 'skip'")])
+    (dict(image_errors="ignore"), "image_errors: 'ignore' is not one of error, skip")])
 def test_bad_values(image_tree, change, said):
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(UserError, match=said):
         SwAVMultiCropDataset(str(image_tree), **{**CROPS, **change})
 
 
@@ -77,13 +77,11 @@ def test_image_folder(image_tree):
     dataset = ImageFolder(str(image_tree), transform=[{"CenterCrop": {"size": 16}}, {"ToTensor": None}])
     image, label, index = dataset[(0, 9)]
     assert image.shape == (16, 16, 3) and (label, index) == (2, 9)
-    with pytest.raises(DataError, match="both transform and transform_ops"):
-        ImageFolder(str(image_tree), transform=[], transform_ops=[])
 
 
 def test_imagenet_list(image_tree, tmp_path):
     (tmp_path / "list.txt").write_text("cat/1.jpg 8\nant/0.jpg 3\n")
-    dataset = ImageNetDataset(str(image_tree), str(tmp_path / "list.txt"), transform_ops=[{"Resize": {"size": [8, 8]}}])
+    dataset = ImageNetDataset(str(image_tree), str(tmp_path / "list.txt"), transform=[{"Resize": {"size": [8, 8]}}])
     assert dataset[(0, 0)][1] == 8 and dataset[(0, 1)][0].shape == (8, 8, 3)
 
 

@@ -88,6 +88,21 @@ def test_start_iteration(image_tree, start):
     assert_equal_batches(list(multi_crop(image_tree).epoch(1, start)), list(multi_crop(image_tree).epoch(1))[start:])
 
 
+@pytest.mark.dist
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_asked_for_batch_by_batch(image_tree, workers, monkeypatch):
+    loader, asked = multi_crop(image_tree, 1, num_workers=workers), []
+    order = loader.sampler.epoch
+    monkeypatch.setattr(loader.sampler, "epoch",
+                        lambda *position: (asked.append(1) or batch for batch in order(*position)))
+    batches = loader.epoch(0)
+    for taken in range(1, 5):
+        next(batches)
+        assert len(asked) <= taken + loader.prefetch_batches + 1 < len(loader)
+    assert taken + len(list(batches)) == len(asked) == len(loader) == 12
+    loader.close()
+
+
 def test_batches_belong_to_the_caller(image_tree):
     loader = multi_crop(image_tree)
     iterator = loader.epoch(0)
@@ -134,7 +149,6 @@ def test_fewer_images_than_a_global_batch(image_tree):
 
 @pytest.mark.parametrize("loader, said", [
     ({"num_worker": 2}, r"unknown key loader.num_worker \(did you mean 'num_workers'\?\)"),
-    ({"collate_fn": "mixup"}, "collate_fn mixup is not supported"),
     ({"num_workers": -1}, "num_workers -1 must be at least 0"),
     ({"prefetch_batches": 0}, "prefetch_batches 0 at least 1")])
 def test_bad_loader_sections(image_tree, loader, said):

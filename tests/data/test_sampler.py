@@ -12,7 +12,7 @@ from passl.errors import DataError
 def entries(sampler, epoch=0, **position):
     """(indices [T, B] flattened per batch, padding flags) of one epoch."""
     batches = list(sampler.epoch(epoch, **position))
-    return [[index for _, index in batch] for batch, _ in batches], [padded.tolist() for _, padded in batches]
+    return [indices.tolist() for indices, _ in batches], [padded.tolist() for _, padded in batches]
 
 
 @settings(max_examples=80, deadline=None)

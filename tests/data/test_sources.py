@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from passl.data.sources import SampleList, few_shot_list, find_samples, labelled_list
+from passl.data.sources import ImageFiles, few_shot_list, find_image_files, labelled_list
 from passl.errors import DataError
 
 
@@ -20,46 +20,46 @@ def names(samples, root):
 
 def test_class_tree(tmp_path):
     touch(tmp_path, "b/2.jpg", "b/10.JPEG", "a/x.png", "a/deep/er/y.webp", "a/notes.txt", "a/.hidden.jpg")
-    samples = find_samples(str(tmp_path), labelled=True)
+    samples = find_image_files(str(tmp_path), labelled=True)
     assert names(samples, tmp_path) == ["a/deep/er/y.webp", "a/x.png", "b/10.JPEG", "b/2.jpg"]
     assert samples.labels.tolist() == [0, 0, 1, 1] and samples.classes == ["a", "b"]
 
 
 def test_order_compares_whole_components_not_bytes_of_paths(tmp_path):
     touch(tmp_path, "a-b/1.jpg", "a/2.jpg")  # '-' sorts before '/', so plain string order would mix the folders
-    assert names(find_samples(str(tmp_path), False), tmp_path) == ["a/2.jpg", "a-b/1.jpg"]
+    assert names(find_image_files(str(tmp_path), False), tmp_path) == ["a/2.jpg", "a-b/1.jpg"]
 
 
 def test_flat_and_mixed_folders_have_no_labels(tmp_path):
     touch(tmp_path, "flat/2.jpg", "flat/1.jpg")
     touch(tmp_path, "mixed/sub/2.jpg", "mixed/1.jpg")
     for folder in ("flat", "mixed"):
-        samples = find_samples(str(tmp_path / folder), labelled=False)
+        samples = find_image_files(str(tmp_path / folder), labelled=False)
         assert samples.labels.tolist() == [-1, -1] and samples.classes == []
         with pytest.raises(DataError, match=f"{folder}: images without classes"):
-            find_samples(str(tmp_path / folder), labelled=True)
+            find_image_files(str(tmp_path / folder), labelled=True)
 
 
 def test_several_roots_merge_classes_by_name(tmp_path):
     touch(tmp_path, "one/cat/1.jpg", "one/dog/2.jpg", "two/ant/3.jpg", "two/cat/4.jpg")
-    samples = find_samples([str(tmp_path / "one"), str(tmp_path / "two")], labelled=True)
+    samples = find_image_files([str(tmp_path / "one"), str(tmp_path / "two")], labelled=True)
     assert samples.classes == ["ant", "cat", "dog"] and samples.labels.tolist() == [1, 2, 0, 1]
 
 
 def test_roots_with_and_without_labels(tmp_path):
     touch(tmp_path, "one/cat/1.jpg", "two/3.jpg")
-    samples = find_samples([str(tmp_path / "one"), str(tmp_path / "two")], labelled=False)
+    samples = find_image_files([str(tmp_path / "one"), str(tmp_path / "two")], labelled=False)
     assert samples.labels.tolist() == [0, -1]
 
 
 def test_list_files(tmp_path):
     (tmp_path / "plain.txt").write_text("b/my photo 1.jpg\n\na/2.jpg\n")
-    samples = find_samples(str(tmp_path / "plain.txt"), labelled=False)
+    samples = find_image_files(str(tmp_path / "plain.txt"), labelled=False)
     assert names(samples, tmp_path) == ["b/my photo 1.jpg", "a/2.jpg"] and samples.labels.tolist() == [-1, -1]
     (tmp_path / "marked.txt").write_text("a/2.jpg\n", encoding="utf-8-sig")  # as some editors on Windows save it
-    assert names(find_samples(str(tmp_path / "marked.txt"), False), tmp_path) == ["a/2.jpg"]
+    assert names(find_image_files(str(tmp_path / "marked.txt"), False), tmp_path) == ["a/2.jpg"]
     (tmp_path / "labelled.txt").write_text("b/my photo.jpg 7\n/elsewhere/2.jpg\t3\n")
-    samples = find_samples(str(tmp_path / "labelled.txt"), labelled=True)
+    samples = find_image_files(str(tmp_path / "labelled.txt"), labelled=True)
     assert samples.path(1) == "/elsewhere/2.jpg" and samples.labels.tolist() == [7, 3]
 
 
@@ -68,7 +68,7 @@ def test_symbolic_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "linked").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "back").symlink_to(tmp_path / "tree")
-    assert names(find_samples(str(tmp_path / "tree"), False), tmp_path / "tree") == ["linked/1.jpg"]
+    assert names(find_image_files(str(tmp_path / "tree"), False), tmp_path / "tree") == ["linked/1.jpg"]
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("train", "val", "test"), ("Train", "Validation")])
@@ -76,17 +76,17 @@ def test_train_and_val_as_classes_are_refused(tmp_path, splits):
     for split in splits:
         touch(tmp_path, f"{split}/n01/1.jpg")
     with pytest.raises(DataError, match="only classes are .*validation images would be .* set root to .*train"):
-        find_samples(str(tmp_path), labelled=False)
+        find_image_files(str(tmp_path), labelled=False)
 
 
 def test_missing_and_empty_roots(tmp_path):
     with pytest.raises(DataError, match="data root .*nowhere does not exist .looked from .*dataset.root"):
-        find_samples(str(tmp_path / "nowhere"), False)
+        find_image_files(str(tmp_path / "nowhere"), False)
     touch(tmp_path, "empty/readme.txt")
     with pytest.raises(DataError, match="empty: no images found; looked .* for .jpg"):
-        find_samples(str(tmp_path / "empty"), False)
+        find_image_files(str(tmp_path / "empty"), False)
     with pytest.raises(DataError, match="root is an empty list"):
-        find_samples([], False)
+        find_image_files([], False)
 
 
 @pytest.mark.parametrize("content, said", [
@@ -96,23 +96,23 @@ def test_missing_and_empty_roots(tmp_path):
 def test_bad_lists(tmp_path, content, said):
     (tmp_path / "list.txt").write_text(content)
     with pytest.raises(DataError, match=said):
-        find_samples(str(tmp_path / "list.txt"), False)
+        find_image_files(str(tmp_path / "list.txt"), False)
 
 
 def test_image_given_as_list(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 binary")
     with pytest.raises(DataError, match="photo.jpg: not a text file"):
-        find_samples(str(tmp_path / "photo.jpg"), False)
+        find_image_files(str(tmp_path / "photo.jpg"), False)
 
 
 def test_paths_survive_any_file_name():
     paths = ["plain", "späce ünd 漢字.jpg", os.fsdecode(b"not\xffutf8.jpg"), ""]
-    assert [SampleList(paths).path(index) for index in range(4)] == paths
+    assert [ImageFiles(paths).path(index) for index in range(4)] == paths
 
 
 def test_first_keeps_classes(tmp_path):
     touch(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg")
-    first = find_samples(str(tmp_path), True).first(2)
+    first = find_image_files(str(tmp_path), True).first(2)
     assert len(first) == 2 and first.classes == ["a", "b"] and first.labels.tolist() == [0, 0]
 
 

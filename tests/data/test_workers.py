@@ -63,7 +63,7 @@ class Slow:
     """Samples of one pixel with the number of their epoch; sample 5 of epoch 0 takes its time."""
 
     def __init__(self):
-        self.skipped, self.samples = {}, SimpleNamespace(path=str)
+        self.skipped, self.samples = {}, SimpleNamespace(name=str)
 
     def __getitem__(self, entry):
         if entry == (0, 5):
@@ -75,9 +75,9 @@ def test_a_worker_behind_with_an_abandoned_run_does_not_write_into_the_next():
     dataset = Slow()
     pool = WorkerPool(dataset, BatchLayout(dataset[0, 0]), batch_size=4, num_workers=2, prefetch=1)
     # A short batch is shared out otherwise: its second row is the second worker's, in a whole batch the first one's.
-    abandoned = pool.run([[(0, index) for index in range(4)], [(0, 4), (0, 5)]])
+    abandoned = pool.run(0, [np.arange(4), np.array([4, 5])])
     next(abandoned)
-    for crops, *_ in pool.run([[(1, index) for index in range(4)]] * 2):
+    for crops, *_ in pool.run(1, [np.arange(4)] * 2):
         time.sleep(0.4)
         assert crops.max() == crops.min() == 1
     pool.close()

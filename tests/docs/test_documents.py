@@ -18,7 +18,8 @@ from passl.config.schema import SCHEMA
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tasks/**/*.md")])
-WRITTEN_BY_THE_READER = {"passl/methods/centred_targets.py"}  # the example of docs/add_a_method.md
+# the examples of docs/add_a_method.md and docs/add_a_backbone.md
+WRITTEN_BY_THE_READER = {"passl/methods/centred_targets.py", "passl/models/plainnet.py"}
 MOVED = {"Optimizer.lr_decay_unit"}
 TYPING_ERRORS = {"Model.epsilom"}  # shown as such  # PASSL's place; passl.config.normalise moves it into Optimizer.lr
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -271,10 +271,12 @@ def test_prototypes_score_half_precision_embeddings_in_fp32():
 
 
 def test_everything_after_the_projection_head_stays_fp32():
-    from passl.models.multi_crop import MultiCropNetwork
+    from passl.models.heads import HeadOptions
+    from passl.models.networks import MultiCropNetwork
     from passl.models.resnet import BasicBlock, ResNet
 
-    network = MultiCropNetwork(ResNet(BasicBlock, [1, 1, 1, 1], base_channels=4), True, 0, 6, 5)
+    options = HeadOptions(normalize=True, output_dim=6, nmb_prototypes=5)
+    network = MultiCropNetwork(ResNet(BasicBlock, [1, 1, 1, 1], base_channels=4), options)
 
     class HalfHead(paddle.nn.Layer):  # what the head returns under autocast
         def forward(self, features):

@@ -7,7 +7,7 @@ from PIL import Image
 from passl import distributed
 from passl.data import build_loader
 from passl.evaluation.extract import evaluation_mode, extract_features, extract_shard
-from passl.registry import BACKBONES
+from passl.models.build import build_network
 from tests.distributed.ranks import run_ranks
 
 TRANSFORM = [{"Normalize": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}]
@@ -78,8 +78,8 @@ def test_unreadable_images_are_left_out(tmp_path, caplog):
 
 
 def test_trunk_features_and_modes(tmp_path):
-    network = BACKBONES.build({"type": "resnet10", "stem": "small", "base_channels": 4, "output_dim": 8,
-                               "nmb_prototypes": 5}, key="type")
+    network = build_network({"type": "resnet10", "stem": "small", "base_channels": 4, "output_dim": 8,
+                             "nmb_prototypes": 5})
     network.train()
     network.encoder.layer1.eval()
     before = {name: value.numpy().copy() for name, value in network.state_dict().items()}

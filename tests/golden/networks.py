@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from passl.models.multi_crop import MultiCropNetwork
+from passl.models.heads import HeadOptions
+from passl.models.networks import MultiCropNetwork
 from passl.models.resnet import BasicBlock, Bottleneck, ResNet
 from tests.golden import formula
 
@@ -36,4 +37,5 @@ def fill(network, seed=0, running_stats=False):
 
 
 def network(block, layers, hidden, feat_dim, prototypes, width=1):
-    return MultiCropNetwork(ResNet(BLOCKS[block], layers, width), True, hidden, feat_dim, prototypes)
+    options = HeadOptions(normalize=True, hidden_mlp=hidden, output_dim=feat_dim, nmb_prototypes=prototypes)
+    return MultiCropNetwork(ResNet(BLOCKS[block], layers, width), options)

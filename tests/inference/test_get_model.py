@@ -7,10 +7,8 @@ import paddle
 import pytest
 
 import passl
-from passl.models.backbones import ARCHITECTURES
-from passl.models.classifier import FineTuneModel, LinearProbeModel
-from passl.models.multi_crop import MultiCropNetwork
-from passl.models.pretrain import PretrainModel
+from passl.models.networks import FineTunedNetwork, LinearProbeNetwork, MultiCropNetwork, PretrainNetwork
+from passl.models.resnet import DEPTHS
 from passl.weights import CheckpointError
 
 SMALL = {"stem": "small", "base_channels": 4}
@@ -34,14 +32,15 @@ def test_a_pattern_without_wildcards_is_part_of_a_name():
 
 
 def test_paths_and_wrong_options(pretrained):
-    assert isinstance(passl.get_model(pretrained / "latest"), PretrainModel)
+    assert isinstance(passl.get_model(pretrained / "latest"), PretrainNetwork)
     with pytest.raises(ValueError, match="no option 'base_chanels' .did you mean 'base_channels'"):
         passl.get_model("resnet10", base_chanels=4)
 
 
 @pytest.mark.parametrize("name, kind, output", [
-    ("resnet10", MultiCropNetwork, [2, 32]), ("swav_resnet10_pretrain", PretrainModel, None),
-    ("swav_resnet10_linearprobe", LinearProbeModel, [2, 1000]), ("swav_resnet10_finetune", FineTuneModel, [2, 1000])])
+    ("resnet10", MultiCropNetwork, [2, 32]), ("swav_resnet10_pretrain", PretrainNetwork, None),
+    ("swav_resnet10_linearprobe", LinearProbeNetwork, [2, 1000]),
+    ("swav_resnet10_finetune", FineTunedNetwork, [2, 1000])])
 def test_every_phase_by_name(name, kind, output):
     model = passl.get_model(name, **SMALL)
     images = paddle.rand([2, 3, 16, 16])
@@ -62,14 +61,14 @@ def test_wrong_names_suggest_the_nearest(name, hint):
 @pytest.mark.parametrize("suffix", ["", "/latest", "/latest.pdparams"])
 def test_a_run_brings_its_architecture_weights_and_transform(pretrained, suffix):
     model = passl.get_model(f"{pretrained}{suffix}")
-    assert isinstance(model, PretrainModel) and model.card.has_prototypes and not model.card.has_classifier
+    assert isinstance(model, PretrainNetwork) and model.card.has_prototypes and not model.card.has_classifier
     assert model.card.transform[0] == {"Resize": {"size": 16}}
     norms = np.linalg.norm(model.res_model.prototypes.weight.numpy(), axis=0)
     np.testing.assert_allclose(norms, 1, atol=1e-6)
 
 
 def test_a_file_without_config_is_built_from_its_shapes(pretrained, trained_probe, tmp_path):
-    for folder, kind in ((pretrained, PretrainModel), (trained_probe, LinearProbeModel)):
+    for folder, kind in ((pretrained, PretrainNetwork), (trained_probe, LinearProbeNetwork)):
         path = tmp_path / f"{folder.name}.pdparams"
         path.write_bytes((folder / "latest.pdparams").read_bytes())
         ours, theirs = passl.get_model(str(path)), passl.get_model(f"{folder}/latest")
@@ -78,7 +77,7 @@ def test_a_file_without_config_is_built_from_its_shapes(pretrained, trained_prob
             np.testing.assert_array_equal(ours.state_dict()[name].numpy(), value.numpy(), err_msg=name)
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if "w" not in name])
+@pytest.mark.parametrize("name", DEPTHS)
 def test_every_depth_is_known_by_its_weights(tmp_path, name):
     network = passl.get_model(name, **SMALL)
     paddle.save(network.state_dict(), str(tmp_path / "trunk.pdparams"))

@@ -6,7 +6,7 @@ import paddle
 import pytest
 
 import passl
-from passl.models.classifier import LinearProbeModel
+from passl.models.networks import LinearProbeNetwork
 from passl.weights import CheckpointError, download, zoo
 from tests.engine import runs
 from tests.weights.checkpoints import filled, legacy_stream, pretraining_shapes, renamed, resnet_shapes
@@ -38,8 +38,7 @@ def test_heads_are_built_as_the_file_has_them(tmp_path, prototypes, hidden, batc
     last = [name for name in state if name.startswith("projection_head.") and name.endswith("weight")][-1]
     np.testing.assert_array_equal(model.state_dict()[f"res_model.{last}"].numpy(), state[last].T)
     head = model.res_model.prototypes
-    heads = head.heads() if len(prototypes) > 1 else [head]
-    for layer, name in zip(heads, [name for name in state if name.startswith("prototypes.")]):
+    for layer, name in zip(head.heads(), [name for name in state if name.startswith("prototypes.")]):
         rows = state[name] / np.linalg.norm(state[name], axis=1, keepdims=True)
         np.testing.assert_allclose(layer.weight.numpy(), rows.T, atol=1e-6)
     assert passl.assign(model, IMAGES).clusters.shape == (2, len(prototypes))
@@ -59,7 +58,7 @@ def test_released_name_takes_the_heads_of_another_file(tmp_path):
     ("swav_resnet50w5_pretrain", 10240, False), ("swav_resnet10_pretrain", 2048, True)])
 def test_without_a_file_the_head_is_the_release_s(name, hidden, norm):
     model = passl.get_model(name, base_channels=2)
-    head = getattr(model, "res_model", model).projection_head
+    head = model.heads()["projection_head"]
     assert head[0].weight.shape[1] == hidden and len(head) == (4 if norm else 3)
     assert not model.card.has_prototypes
 
@@ -125,7 +124,7 @@ def test_trunk_and_linear_head_in_two_files(tmp_path):
     state = written(trunk, pretraining_shapes((11,), 12, 6, **TRUNK))
     linear = linear_head(head, 7, 256)
     model = passl.get_model("swav_resnet26_linearprobe", pretrained=[trunk, head], base_channels=8)
-    assert isinstance(model, LinearProbeModel) and model.card.has_classifier
+    assert isinstance(model, LinearProbeNetwork) and model.card.has_classifier
     np.testing.assert_array_equal(model.linear.linear.weight.numpy(), linear["linear.weight"].T)
     np.testing.assert_array_equal(model.res_model.encoder.conv1.weight.numpy(), state["conv1.weight"])
     images = paddle.rand([2, 3, 32, 32])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import passl
-from passl.data.device import Normalizer
+from passl.data.batch import Normalizer
 
 SMALL = {"stem": "small", "base_channels": 4}
 

@@ -8,7 +8,7 @@ import paddle
 from passl import distributed
 from passl.methods import unmix
 from passl.methods.base import RunFacts
-from passl.models.cluster_heads import HEAD_KEYS
+from passl.models.heads import HEAD_KEYS
 from passl.registry import METHODS
 
 IMAGES, GLOBAL_BATCH, STEPS, EPOCHS = 27, 12, 2, 3  # three images of an epoch are dropped

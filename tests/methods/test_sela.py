@@ -99,7 +99,7 @@ def test_labels_are_the_balanced_assignment_of_the_features(mode):
     before = method.labels.numpy()
     passed(method)
     labels = method.labels.numpy()
-    for head, layer in enumerate(method.model.heads()):
+    for head, layer in enumerate(method.model.score_heads()):
         expected = balanced_labels(features @ layer.weight.numpy() + layer.bias.numpy(), exponent=10.0)
         np.testing.assert_array_equal(labels[head, indices], expected.labels)
     dropped = sorted(set(range(family.IMAGES)) - set(indices.tolist()))
@@ -130,14 +130,14 @@ def test_loss_is_the_mean_cross_entropy_of_all_heads_and_crops():
     features = method.model(batch["crops"])[0].numpy().astype("float64")
     labels = method.labels.numpy()[:, batch["index"].numpy()]
     losses = []
-    for head, layer in enumerate(method.model.heads()):
+    for head, layer in enumerate(method.model.score_heads()):
         logits = (features @ layer.weight.numpy() + layer.bias.numpy()) / 0.5
         log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         losses.append(-log_p[np.arange(len(log_p)), np.tile(labels[head], 4)].mean())
     assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
     assert float(statistics["clusters_used"]) == 1 and float(statistics["labels_changed"]) > 0
     loss.backward()
-    assert all(float(value.grad.abs().max()) > 0 for head in method.model.heads() for value in head.parameters())
+    assert all(float(value.grad.abs().max()) > 0 for head in method.model.score_heads() for value in head.parameters())
 
 
 # ------------------------------------------------------------------------------------------------- resume

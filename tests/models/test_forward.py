@@ -3,7 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.registry import BACKBONES
+from passl.models.build import build_network
 from tests.golden import formula
 from tests.golden.networks import fill, load, torch_name
 
@@ -12,8 +12,8 @@ from tests.golden.networks import fill, load, torch_name
                                   pytest.param("forward_resnet50w2_s0.json", marks=pytest.mark.slow)])
 def test_forward_equals_reference(case):
     golden = load(case)
-    network = BACKBONES.build({"type": golden["model"], "normalize": True, "hidden_mlp": golden["hidden_mlp"],
-                               "output_dim": golden["feat_dim"], "nmb_prototypes": golden["K"]}, key="type")
+    network = build_network({"type": golden["model"], "normalize": True, "hidden_mlp": golden["hidden_mlp"],
+                             "output_dim": golden["feat_dim"], "nmb_prototypes": golden["K"]})
     assert sum(int(np.prod(p.shape)) for p in network.parameters() if not p.stop_gradient) == golden["n_params"]
     fill(network, golden["seed"], running_stats=True).eval()
     crops = [paddle.to_tensor(c) for c in formula.crops(0, 0, golden["bs"], golden["crops"], golden["seed"])]
@@ -28,6 +28,6 @@ def test_forward_equals_reference(case):
 
 def test_order_of_trainable_parameters_equals_the_reference():
     expected = load("reference_functions.json")["trainable_order_resnet50"]
-    network = BACKBONES.build({"type": "resnet50", "normalize": True, "hidden_mlp": 8, "output_dim": 4,
-                               "nmb_prototypes": 3}, key="type")
+    network = build_network({"type": "resnet50", "normalize": True, "hidden_mlp": 8, "output_dim": 4,
+                             "nmb_prototypes": 3})
     assert [torch_name(name) for name, p in network.named_parameters() if not p.stop_gradient] == expected

@@ -3,16 +3,18 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.models.multi_crop import MultiCropNetwork
+from passl.models.heads import HeadOptions
+from passl.models.networks import MultiCropNetwork
 from passl.models.recompute import recompute_stages
 from passl.models.resnet import BasicBlock, ResNet
 
 
 def gradients(names):
     paddle.seed(0)
-    network = MultiCropNetwork(ResNet(BasicBlock, [1, 1, 1, 1], stem="small", base_channels=4), True, 8, 6, 5)
+    network = MultiCropNetwork(ResNet(BasicBlock, [1, 1, 1, 1], stem="small", base_channels=4),
+                               HeadOptions(normalize=True, hidden_mlp=8, output_dim=6, nmb_prototypes=5))
     if names is not None:
-        recompute_stages(network, names)
+        recompute_stages(network.trunk, names)
     crops = [paddle.to_tensor(np.random.RandomState(k).randn(4, 3, size, size).astype("float32"))
              for k, size in enumerate((24, 24, 16))]
     _, scores = network(crops)

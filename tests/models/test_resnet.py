@@ -7,9 +7,8 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.models.backbones import _DEPTHS, _WIDTHS, ARCHITECTURES
-from passl.models.resnet import STEMS, ResNet
-from passl.registry import BACKBONES
+from passl.models.build import build_network
+from passl.models.resnet import DEPTHS, STEMS, WIDTHS, ResNet
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/reference_functions.json").read_text())["params"]
 
@@ -36,26 +35,28 @@ def widened(layers, expansion, width):
     return total
 
 
-@pytest.mark.parametrize("depth", _DEPTHS)
+@pytest.mark.parametrize("depth", DEPTHS)
 def test_parameter_count_of_every_depth(depth):
-    block, layers, width = ARCHITECTURES[depth]
-    assert count(ResNet(block, layers, width)) == widened(layers, block.expansion, 1)
+    block, layers = DEPTHS[depth]
+    assert count(build_network({"type": depth})) == widened(layers, block.expansion, 1)
 
 
-@pytest.mark.parametrize("suffix", [suffix for suffix in _WIDTHS if suffix])
+@pytest.mark.parametrize("suffix", [suffix for suffix in WIDTHS if suffix])
 def test_width_multiplies_every_layer(suffix):
     """With 16 base channels, w4 is the network of 64."""
-    block, layers, width = ARCHITECTURES["resnet18" + suffix]
-    narrow, plain = ResNet(block, layers, width, base_channels=4), ResNet(block, layers, 1, base_channels=4 * width)
+    width = int(suffix[1:])
+    narrow = build_network({"type": "resnet18" + suffix, "base_channels": 4})
+    plain = build_network({"type": "resnet18", "base_channels": 4 * width})
     shapes = [{name: tuple(p.shape) for name, p in network.named_parameters()} for network in (narrow, plain)]
-    assert width == int(suffix[1:]) and shapes[0] == shapes[1]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_parameter_counts_of_the_originals(name):
     """The formula that the built trunks obey, at the sizes of the releases (2.8 GB for w5: not built here)."""
     expected = GOLDEN[name]["by_module"]
-    block, layers, width = ARCHITECTURES[name]
+    depth, _, wide = name.partition("w")
+    (block, layers), width = DEPTHS[depth], int(wide or 1)
     hidden, features = GOLDEN[name]["hidden"], 2048 * width
     trunk = widened(layers, block.expansion, width)
     head = features * hidden + hidden + 2 * hidden + hidden * 128 + 128
@@ -67,8 +68,7 @@ def test_parameter_counts_of_the_originals(name):
 def test_initial_weights_are_the_originals():
     """Kaiming normal over the fan-out, unit batch norm, no residual that starts at zero; uniform heads."""
     paddle.seed(0)
-    network = BACKBONES.build({"type": "resnet50", "hidden_mlp": 512, "output_dim": 128, "nmb_prototypes": 300},
-                              key="type")
+    network = build_network({"type": "resnet50", "hidden_mlp": 512, "output_dim": 128, "nmb_prototypes": 300})
     trunk = network.encoder
     assert trunk.conv1.weight.numpy().std() == pytest.approx(math.sqrt(2 / (49 * 64)), rel=0.02)
     convolution = trunk.layer3[1].conv2.weight.numpy()
@@ -84,18 +84,16 @@ def test_initial_weights_are_the_originals():
 
 @pytest.mark.parametrize("stem, first, last", [("imagenet", 8, 1), ("small", 32, 4), ("small_padded", 34, 5)])
 def test_feature_maps_of_a_32_pixel_image(stem, first, last):
-    block, layers, width = ARCHITECTURES["resnet26"]
-    network = ResNet(block, layers, width, stem, base_channels=4)
+    network = ResNet(*DEPTHS["resnet26"], stem=stem, base_channels=4)
     images = paddle.zeros([1, 3, 32, 32])
     assert list(network.maxpool(network.conv1(images)).shape[2:]) == [first, first]
     assert list(network(images).shape) == [1, 128, last, last]
 
 
 def test_the_cifar_network_of_un_mix_has_its_size():
-    block, layers, width = ARCHITECTURES["resnet26"]
-    assert count(ResNet(block, layers, width, "small_padded")) == 13_938_496
+    assert count(ResNet(*DEPTHS["resnet26"], stem="small_padded")) == 13_938_496
 
 
 def test_stems_are_named_in_the_message():
     with pytest.raises(ValueError, match="stem 'large' is not known; choose one of " + ", ".join(STEMS)):
-        BACKBONES.build({"type": "resnet18", "stem": "large"}, key="type")
+        build_network({"type": "resnet18", "stem": "large"})

@@ -3,7 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.optim.clip import clip_by_global_norm
+from passl.optim.gradients import clip_by_global_norm
 from passl.optim.groups import GroupedOptimizer
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.optim.larc import MomentumLARC
+from passl.optim.optimizers import MomentumLARC
 from tests.golden.networks import load
 
 GOLDEN = load("reference_functions.json")["larc_sgd"]

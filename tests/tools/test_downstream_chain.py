@@ -51,7 +51,7 @@ def test_the_table_gives_mean_and_range_over_seeds():
 
 @pytest.mark.slow
 def test_chain_with_one_step_of_each_training(tmp_path, capsys):
-    from passl.quickstart.images import make_images
+    from tools.quickstart.images import make_images
 
     make_images(tmp_path / "data", train_images=10, val_images=2)
     downstream_chain.main(["--recipe", "quickstart", "--data", f"{tmp_path}/data", "--output", f"{tmp_path}/out",

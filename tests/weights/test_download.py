@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from passl.weights import CheckpointError, download, zoo
+from passl.files import locked
+from passl.weights import CheckpointError, zoo
 from passl.weights.download import weights_file
 from tests.weights.checkpoints import filled, legacy_stream, resnet_shapes
 
@@ -216,7 +217,7 @@ def test_a_part_that_goes_away_between_two_looks_is_claimed_anew(tmp_path, monke
                 part.unlink()
         return stat(path, *arguments, **options)
 
-    claim = download._claimed(str(part))
+    claim = locked(str(part))
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", other_process_is_faster)
         file = claim.__enter__()

@@ -6,7 +6,8 @@ import paddle
 import pytest
 
 from passl.inference.verify import fixed_input, largest_differences, numpy_forward, paddle_forward, paddle_network
-from passl.models.pretrain import PretrainModel
+from passl.models.heads import HeadOptions
+from passl.models.networks import PretrainNetwork
 from passl.models.resnet import BasicBlock, Bottleneck, ResNet
 from passl.weights import Checkpoint, CheckpointError, load_into, read, to_passl_state
 from tests.golden import formula
@@ -21,11 +22,8 @@ def memory(state):
 
 
 def pretraining_model(prototypes=5, hidden=16):
-    network = PretrainModel.__new__(PretrainModel)
-    paddle.nn.Layer.__init__(network)
-    from passl.models.multi_crop import MultiCropNetwork
-    network.res_model = MultiCropNetwork(trunk(), True, hidden, 6, prototypes)
-    return network
+    options = HeadOptions(normalize=True, hidden_mlp=hidden, output_dim=6, nmb_prototypes=prototypes)
+    return PretrainNetwork(trunk(), options)
 
 
 def trunk(channels=8):
@@ -134,7 +132,7 @@ def test_numpy_and_paddle_agree(options):
     images = fixed_input(32)
     reference = numpy_forward(*recognise(checkpoint), images)
     assert reference["scores"].shape == (2, sum(prototypes))
-    outputs = paddle_forward(paddle_network(state, found), found, images)
+    outputs = paddle_forward(paddle_network(state, found), images)
     assert max(largest_differences(outputs, reference).values()) < 2e-5
 
 
@@ -143,7 +141,7 @@ def test_verification_sees_one_wrong_weight():
     state["res_model.projection_head.0.weight"] = state["res_model.projection_head.0.weight"] * 1.01
     from passl.weights import recognise
     reference = numpy_forward(*recognise(memory(STATE)), fixed_input(32))
-    outputs = paddle_forward(paddle_network(state, found), found, fixed_input(32))
+    outputs = paddle_forward(paddle_network(state, found), fixed_input(32))
     differences = largest_differences(outputs, reference)
     assert differences["features"] < 1e-5 and differences["scores"] > 1e-4
 
@@ -175,7 +173,7 @@ def test_full_resnet50_through_a_released_style_file_equals_the_reference(tmp_pa
     rows = {"features": [], "embedding": [], "scores": []}
     crops = formula.crops(0, 0, golden["bs"], golden["crops"], golden["seed"])
     for images in (np.concatenate(crops[:2]), np.concatenate(crops[2:])):  # 96 pixels, 64 pixels
-        for name, array in paddle_forward(network, found, images).items():
+        for name, array in paddle_forward(network, images).items():
             rows[name].append(array)
     np.testing.assert_allclose(np.concatenate(rows["embedding"]), golden["embedding"], atol=1e-4)
     np.testing.assert_allclose(np.concatenate(rows["scores"])[:, :20], golden["scores_first20"], atol=1e-4)

@@ -3,7 +3,7 @@ import pytest
 
 import passl
 from passl.cli import list_models as command
-from passl.models.backbones import ARCHITECTURES
+from passl.registry import BACKBONES
 from passl.weights import recognise, zoo
 from passl.weights.formats.reader import Checkpoint
 from passl.weights.layouts.keymaps import LAYOUTS
@@ -64,7 +64,7 @@ def test_files_of_an_archive_name_their_place_in_it():
 def test_entries_are_complete(name):
     release = zoo.release(name)
     assert release.keys in LAYOUTS and release.licence and release.page.startswith("http")
-    assert release.convert_only == (release.architecture not in ARCHITECTURES)
+    assert release.convert_only == (release.architecture not in BACKBONES)
     assert (name in passl.list_models()) == (not release.convert_only)
     if release.page.startswith("https://github.com/facebookresearch"):
         assert "NC" in release.licence

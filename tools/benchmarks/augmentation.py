@@ -26,7 +26,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from passl.data.augment import multicrop
 from passl.data.decode import decode_image
 from passl.data.random_streams import stream_key
-from passl.data.sources import find_samples
+from passl.data.sources import find_image_files
 from passl.data.workers import prepare_process
 
 GROUPS = ((224, 2, (0.14, 1.0)), (96, 6, (0.05, 0.14)))
@@ -263,7 +263,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_process()
     random.seed(0)
-    samples = find_samples(arguments.root, labelled=False)
+    samples = find_image_files(arguments.root, labelled=False)
     step = max(1, len(samples) // arguments.images)
     paths = [samples.path(index) for index in range(0, len(samples), step)][:arguments.images]
     files = [open(path, "rb").read() for path in paths]

@@ -39,21 +39,21 @@ def main() -> None:
     from passl.data import Loader
     from passl.data.datasets import LabelledDataset
     from passl.data.sampler import DistributedBatchSampler
-    from passl.data.sources import SampleList, find_samples
-    from passl.data.subsets import deal
+    from passl.data.sources import ImageFiles, find_image_files
     from passl.evaluation.extract import extract_features
     from passl.evaluation.linear import logistic_probe, sgd_probe
     from passl.inference.card import evaluation_transform
     from passl.inference.embed import embed_to_folder
+    from tools.make_subset import deal
 
     model = passl.get_model(options.model)
     model.card.transform = evaluation_transform(options.size)
 
     def loader(part: str, transform) -> Loader:
-        samples = find_samples(f"{options.data}/{part}", labelled=True)
+        samples = find_image_files(f"{options.data}/{part}", labelled=True)
         chosen = deal(samples.labels, 0)[:options.images]
-        subset = SampleList([samples.path(i) for i in chosen], samples.labels[chosen], samples.classes)
-        dataset = LabelledDataset(subset, transform, None, "error", 0)
+        subset = ImageFiles([samples.path(i) for i in chosen], samples.labels[chosen], samples.classes)
+        dataset = LabelledDataset(subset, transform, "error", 0)
         return Loader(dataset, DistributedBatchSampler(len(dataset), options.batch_size), options.workers)
 
     train, test = loader("train", model.card.transform), loader("test", model.card.transform)

@@ -43,7 +43,7 @@ def run_passl(options) -> dict:
     import numpy as np
     import paddle
 
-    from passl.data.device import Normalizer
+    from passl.data.batch import Normalizer
     from passl.methods.swav import SwAV
     from passl.optim.groups import GroupedOptimizer
 

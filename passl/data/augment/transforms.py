@@ -7,7 +7,7 @@ loader's `normalizer`, which runs on the device.
 from __future__ import annotations
 
 import math
-from typing import List, Optional, Tuple, Union
+from typing import List, Literal, Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from passl.registry import TRANSFORMS, nearest
 
 _FILTERS = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC, "box": Image.BOX,
             "lanczos": Image.LANCZOS, "hamming": Image.HAMMING}
+Interpolation = Optional[Literal["nearest", "bilinear", "bicubic", "box", "lanczos", "hamming"]]  # None: bilinear
 _PIL_ONLY = {"backend": "images are always resized with PIL, antialiased",
              "antialias": "PIL always antialiases"}
 
@@ -85,12 +86,6 @@ def _pair(size, what: str) -> Tuple[int, int]:
     return int(values[0]), int(values[-1])
 
 
-def _filter(name: Optional[str]) -> int:
-    if (name or "bilinear").lower() not in _FILTERS:
-        raise DataError(f"interpolation '{name}' is not known{nearest(name, _FILTERS)}; known: {', '.join(_FILTERS)}")
-    return _FILTERS[(name or "bilinear").lower()]
-
-
 @TRANSFORMS.register("Compose")
 class Compose:
     """The transforms of an inner list, one after the other."""
@@ -130,11 +125,11 @@ class DecodeImage:
 class Resize:
     """Shorter side to `size` pixels (longer side truncated to whole pixels, as torchvision), or to [height, width]."""
 
-    def __init__(self, size: Union[int, List[int]], interpolation: Optional[str] = "bilinear"):
+    def __init__(self, size: Union[int, List[int]], interpolation: Interpolation = "bilinear"):
         sizes = [size] if isinstance(size, int) else list(size)
         self.shorter = sizes[0] if len(sizes) == 1 else None
         self.height, self.width = _pair(size, "Resize")
-        self.filter = _filter(interpolation)
+        self.filter = _FILTERS[interpolation or "bilinear"]
 
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
         width, height = self.width, self.height
@@ -149,10 +144,10 @@ class ResizeImage:
     """PaddleClas spelling: shorter side to `resize_short` (longer side rounded), or to `size` = [width, height]."""
 
     def __init__(self, size: Optional[Union[int, List[int]]] = None, resize_short: Optional[int] = None,
-                 interpolation: Optional[str] = "bilinear"):
+                 interpolation: Interpolation = "bilinear"):
         if size is None and not resize_short:
             raise DataError("ResizeImage needs size or resize_short")
-        self.resize_short, self.size, self.filter = resize_short, size, _filter(interpolation)
+        self.resize_short, self.size, self.filter = resize_short, size, _FILTERS[interpolation or "bilinear"]
 
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
         if self.resize_short:
@@ -186,13 +181,13 @@ class RandomResizedCrop:
     """A box of random area (share of the image, uniform in `scale`) and aspect ratio, resized to `size`."""
 
     def __init__(self, size: Union[int, List[int]], scale: Optional[List[float]] = None,
-                 ratio: Optional[List[float]] = None, interpolation: Optional[str] = "bilinear"):
+                 ratio: Optional[List[float]] = None, interpolation: Interpolation = "bilinear"):
         self.height, self.width = _pair(size, "RandomResizedCrop")
         self.scale = tuple(scale or (0.08, 1.0))
         if not 0 < self.scale[0] <= self.scale[1]:
             raise DataError(f"RandomResizedCrop scale {scale} must be [smallest, largest] share of the area, above 0")
         self.log_ratio = tuple(math.log(value) for value in ratio or (3 / 4, 4 / 3))
-        self.filter = _filter(interpolation)
+        self.filter = _FILTERS[interpolation or "bilinear"]
 
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
         top, left, height, width = random_box(stream.random, picture.height, picture.width, self.scale, self.log_ratio)
@@ -215,9 +210,7 @@ class RandomHorizontalFlip:
 class RandFlipImage(RandomHorizontalFlip):
     """PaddleClas spelling: probability 0.5; flip_code 1 is horizontal, the only one supported."""
 
-    def __init__(self, flip_code: int = 1):
-        if flip_code != 1:
-            raise DataError(f"RandFlipImage flip_code {flip_code} is not supported; 1 (horizontal) is")
+    def __init__(self, flip_code: Literal[1] = 1):
         super().__init__()
 
 

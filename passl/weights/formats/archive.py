@@ -120,11 +120,10 @@ class Archive:
         """CRC-32 of `content`, which lies at `position` of the file; what was read is given back block by block, or an
         optimizer that nobody asked for would stay in memory beside the weights."""
         value, mapped = 0, self._data.obj
-        release = position is not None and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED")
         for start in range(0, len(content), _CHECK_BLOCK):
             block = content[start:start + _CHECK_BLOCK]
             value = zlib.crc32(block, value)
-            if release:
+            if position is not None and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
                 first = (position + start) // mmap.PAGESIZE * mmap.PAGESIZE
                 mapped.madvise(mmap.MADV_DONTNEED, first, position + start + len(block) - first)
         return value

@@ -195,8 +195,8 @@ def _table() -> Dict[str, Any]:
             table[f"{module}.{kind.__name__}"] = _copied(kind)
         table[f"{module}.bytes"] = table[f"{module}.bytearray"] = _bytes
         table[f"{module}.complex"] = _complex
-        for kind in ("int", "long", "float", "bool", "str"):  # default factories of a defaultdict
-            table[f"{module}.{kind}"] = class_only
+        for name in ("int", "long", "float", "bool", "str"):  # default factories of a defaultdict
+            table[f"{module}.{name}"] = class_only
     for package in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
         table[f"{package}.multiarray._reconstruct"] = _reconstruct
         table[f"{package}.multiarray.scalar"] = _scalar

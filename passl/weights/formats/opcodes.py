@@ -41,8 +41,8 @@ def _container(code: int, make: Callable[[], Any]) -> None:
     OPERATIONS[code] = push
 
 
-for _code, _make in ((ord("]"), list), (ord("}"), dict), (0x8F, set)):
-    _container(_code, _make)
+for _code, _kind in ((ord("]"), list), (ord("}"), dict), (0x8F, set)):
+    _container(_code, _kind)
 
 
 def _number(code: int, layout: str) -> None:

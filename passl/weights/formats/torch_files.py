@@ -9,7 +9,7 @@ uint16 always means bfloat16 in this package, as in Paddle).
 """
 from __future__ import annotations
 
-from typing import Any, Dict, FrozenSet, List, Optional
+from typing import Any, Dict, FrozenSet, List, Literal, Optional
 
 import numpy as np
 
@@ -117,7 +117,7 @@ class Storages:
     def __init__(self, budget: Budget):
         self.references: Dict[str, StorageReference] = {}
         self.views: Dict[str, memoryview] = {}
-        self.byteorder = "<"
+        self.byteorder: Literal["<", ">"] = "<"
         self.budget = budget
 
     def persistent(self, identity: Any) -> StorageReference:

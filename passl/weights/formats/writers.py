@@ -6,40 +6,22 @@ Every file is written beside its target and renamed.
 """
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 import struct
 import tempfile
 import zipfile
 from collections import OrderedDict
-from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
 import numpy as np
 
+from passl.files import written_aside
 from passl.weights.formats.array_files import SAFETENSORS
 from passl.weights.formats.torch_files import STORAGES
 
 _STORAGE_OF = {np.dtype(code): name for name, (_, code) in STORAGES.items()}
 _SAFETENSORS_OF = {np.dtype(code): name for name, code in SAFETENSORS.items()}
 _ALIGNMENT = 64  # what PyTorch aligns records to, so that they can be mapped
-
-
-@contextlib.contextmanager
-def written_aside(path: str) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends without an error, and vanishes otherwise."""
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    aside = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part"  # opened by name, so that it gets the user's umask
-    try:
-        with open(aside, "x+b") as file:
-            yield file
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):  # when it could not even be opened
-            os.unlink(aside)
-        raise
 
 
 class PickleWriter:
@@ -141,7 +123,7 @@ def _numpy_leaf(writer: PickleWriter, array: np.ndarray) -> None:
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def torch_leaf(storages: List[np.ndarray]) -> Callable[[PickleWriter, np.ndarray], None]:
@@ -191,6 +173,7 @@ def write_torch(path: str, tree: Mapping[str, Any]) -> None:
 def _record(archive: zipfile.ZipFile, name: str, content) -> None:
     member = zipfile.ZipInfo("archive/" + name)
     header = 30 + len(member.filename) + 20 + 4  # fixed part, name, zip64 sizes, our padding's own header
+    assert archive.fp is not None, "open for writing"
     padding = -(archive.fp.tell() + header) % _ALIGNMENT
     member.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
     with archive.open(member, "w", force_zip64=True) as record:

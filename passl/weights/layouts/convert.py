@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Dict, Iterable, List, Optional, Tuple, Union
 
 import numpy as np
@@ -16,9 +17,8 @@ import numpy as np
 from passl.errors import CheckpointError
 from passl.weights.formats.reader import Checkpoint, read, widen
 from passl.weights.formats.writers import write_paddle, write_safetensors, write_torch
-from passl.weights.layouts.found import Found
+from passl.weights.layouts.found import CONVERSION, Found, Notes, read_notes
 from passl.weights.layouts.keymaps import COUNTER, TRUNK, detectron2_name, paddleclas_name, paddledet_name, passl_name
-from passl.weights.layouts.notes import CONVERSION, Notes, read_notes
 from passl.weights.layouts.recognise import recognise
 
 TARGETS = ("paddle", "torch", "torchvision", "paddleclas", "paddledet", "detectron2", "safetensors")
@@ -80,21 +80,16 @@ def convert(checkpoint: Checkpoint, to: str, *, part: str = "all", layout: Optio
         raise CheckpointError(f"unknown target '{to}'; choose one of {', '.join(TARGETS)}")
     canonical, found = _selected(checkpoint, part, layout, allow_unknown)
     kept, left_out = _for_target(canonical, found, to)
-    if to == "paddle":
-        names = {name: passl_name(name) for name in kept}
-    elif to == "paddleclas":
-        names = {name: paddleclas_name(name, found.blocks) for name in kept}
-    elif to == "paddledet":
-        names = {name: paddledet_name(name, found.blocks) for name in kept}
-    elif to == "detectron2":
-        names = {name: detectron2_name(name) for name in kept}
-    else:
+    renamed = {"paddle": passl_name, "paddleclas": partial(paddleclas_name, blocks=found.blocks),
+               "paddledet": partial(paddledet_name, blocks=found.blocks), "detectron2": detectron2_name}.get(to)
+    if renamed is None:
         notes = read_notes(checkpoint.meta) if to == "torch" and part == "all" else None
         state = _torch_keys(kept, found, notes)
         sources = {id(array): name for name, array in kept.items()}
         rows = [Row(found.sources.get(sources.get(id(array), ""), "-"), key, array.shape, str(array.dtype),
                     "as is" if id(array) in sources else "counter") for key, array in state.items()]
         return Conversion(found, state, rows, left_out)
+    names = {name: renamed(name) for name in kept}
     if len(set(names.values())) < len(names):
         raise CheckpointError(f"{checkpoint.path}: has the classifiers fc and linear, {to} has a place for one")
     transposed = to in ("paddle", "paddleclas", "paddledet")

@@ -118,12 +118,12 @@ LIGHTLY = _layout("lightly", [
     (r"prototypes\.heads\.(\d+)\.weight", r"prototypes.prototypes\1.weight"),
     (r"prototypes\.layers\.weight", "prototypes.weight")], single_head=True)
 SELA_ALEXNET = _layout("SeLa AlexNet", [
-    (rf"{_SELA}{_ALEXNET_LAYERS}", r"features.\1"), (_ALEXNET_CLASSIFIER, r"\1")] + _CLUSTER_HEADS)
+    (rf"{_SELA}{_ALEXNET_LAYERS}", r"features.\1"), (_ALEXNET_CLASSIFIER, r"\1"), *_CLUSTER_HEADS])
 SELA_RESNET_V1 = _layout("SeLa resnetv1", [
     (rf"{_SELA}0\.weight", "conv1.weight"), (rf"{_SELA}1\.({_NORM})", r"bn1.\1"),
-    (rf"{_SELA}([4-7])\.({_BLOCK})", _stage(3))] + _CLUSTER_HEADS)
+    (rf"{_SELA}([4-7])\.({_BLOCK})", _stage(3)), *_CLUSTER_HEADS])
 SELA_RESNET_V2 = _layout("SeLa resnetv2 (pre-activation)",
-                         [(rf"{_SELA}{_PREACTIVATION_LAYERS}", r"features.\1")] + _CLUSTER_HEADS)
+                         [(rf"{_SELA}{_PREACTIVATION_LAYERS}", r"features.\1"), *_CLUSTER_HEADS])
 
 _BRANCHES = {"2a": "1", "2b": "2", "2c": "3"}
 

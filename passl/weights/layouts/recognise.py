@@ -9,16 +9,15 @@ import numpy as np
 from passl.errors import CheckpointError
 from passl.weights.formats.reader import Checkpoint, widen
 from passl.weights.formats.tree import flatten
-from passl.weights.layouts.found import Found
+from passl.weights.layouts.found import Found, read_notes
 from passl.weights.layouts.keymaps import COUNTER, LAYOUTS, STATISTICS, Layout, paddleclas_stages
-from passl.weights.layouts.notes import read_notes
 
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _PADDLE_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
-_DEPTHS = {("bottleneck", (3, 4, 6, 3)): "resnet50", ("bottleneck", (3, 4, 23, 3)): "resnet101",
-           ("bottleneck", (3, 8, 36, 3)): "resnet152", ("basic", (2, 2, 2, 2)): "resnet18",
-           ("basic", (3, 4, 6, 3)): "resnet34", ("bottleneck", (2, 2, 2, 2)): "resnet26",
-           ("basic", (1, 1, 1, 1)): "resnet10"}
+_DEPTHS: Dict[Tuple[str, Tuple[int, ...]], str] = {
+    ("bottleneck", (3, 4, 6, 3)): "resnet50", ("bottleneck", (3, 4, 23, 3)): "resnet101",
+    ("bottleneck", (3, 8, 36, 3)): "resnet152", ("basic", (2, 2, 2, 2)): "resnet18",
+    ("basic", (3, 4, 6, 3)): "resnet34", ("bottleneck", (2, 2, 2, 2)): "resnet26", ("basic", (1, 1, 1, 1)): "resnet10"}
 
 
 def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dict[str, np.ndarray], Found]:
@@ -42,8 +41,8 @@ def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dic
     paddle_layout = _is_paddle(chosen, stripped)
     for key, short in zip(keys, stripped):
         target = chosen.canonical(short)
-        if target is None and chosen.duplicate(short):
-            duplicates[key] = chosen.duplicate(short)
+        if target is None and (second := chosen.duplicate(short)):
+            duplicates[key] = second
             continue
         if target is None:
             (found.ignored if chosen.ignores(short) else found.unknown).append(key)
