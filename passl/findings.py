@@ -26,6 +26,10 @@ class Finding:
         return "; ".join(filter(None, [self.problem, ": ".join(filter(None, [self.why, remedies]))]))
 
 
+def warning(problem: str, why: str = "", *overrides: str) -> Finding:
+    return Finding("warning", problem, why, overrides)
+
+
 def refuse(findings: Iterable[Finding]) -> None:
     """Raise one UserError with all refusals among `findings`, one on each line; nothing when there are none."""
     refusals = [str(finding) for finding in findings if finding.level == "refusal"]

@@ -24,7 +24,7 @@ def main(arguments=None) -> int:
     import paddle
 
     from passl.data import build_loader
-    from passl.engine.build import build_method
+    from passl.engine.components import build_method
     from passl.weights.locate import WEIGHTS
 
     loader = build_loader(config.DataLoader.Train, seed=config.Global.seed)

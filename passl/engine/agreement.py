@@ -25,21 +25,18 @@ def agree(folder: Path, config: Config, facts: Dict[str, Any]) -> None:
     if distributed.world_size() == 1:
         return
     probe = folder / f".shared-{distributed.gather_objects(secrets.token_hex(8))[0]}"
-    error = None
-    try:
+    with distributed.together("writing to the output folder", OSError):
         if distributed.rank() == 0:
             probe.write_text("")
-    except OSError as failure:
-        error = failure
-    distributed.fail_together("writing to the output folder", error)
-    views = distributed.gather_objects({**facts, **shared_settings(config), f"sees what rank 0 writes to {folder}": _appears(probe)})
+    views = distributed.gather_objects({**facts, **shared_settings(config),
+                                        f"sees what rank 0 writes to {folder}": _appears(probe)})
     if distributed.rank() == 0:
         probe.unlink()
     problems = differences(views)
     if problems:
         raise distributed.JointFailure("the processes of this job do not run the same thing, so nothing was trained:\n"
-                          + "\n".join(f"  {problem}" for problem in problems)
-                          + "\nStart all with the same command, data and shared Global.output_dir.")
+                                       + "\n".join(f"  {problem}" for problem in problems)
+                                       + "\nStart all with the same command, data and shared Global.output_dir.")
 
 
 def shared_settings(config: Config) -> Dict[str, str]:

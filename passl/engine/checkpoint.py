@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple
 
 from passl import __version__, distributed
 from passl.engine.log import LOGGER
@@ -82,29 +82,18 @@ class CheckpointStore:
         rank = distributed.rank()
         label = f"step_{step:09d}"
         aside = self.folder / STORE / f".{label}.partial"
-        error: Optional[Exception] = None
-        try:
+        with distributed.together("preparing the checkpoint folder", OSError):
             if rank == 0:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
-        except OSError as failure:
-            error = failure
-        distributed.fail_together("preparing the checkpoint folder", error)
         try:
-            _write(aside / f"rank_{rank}.pdstates", rank_state)
-            if rank == 0:
-                for name, content in shared().items():
+            with distributed.together("writing the checkpoint", OSError):
+                _write(aside / f"rank_{rank}.pdstates", rank_state)
+                for name, content in shared().items() if rank == 0 else ():
                     _write(aside / name, content)
-        except OSError as failure:
-            error = failure
-        try:
-            distributed.fail_together("writing the checkpoint", error)
-            if rank == 0:
-                try:
+            with distributed.together("publishing the checkpoint", OSError):
+                if rank == 0:
                     self._publish(aside, label, names)
-                except OSError as failure:
-                    error = failure
-            distributed.fail_together("publishing the checkpoint", error)
         except distributed.RankFailure:
             if rank == 0:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -153,26 +142,24 @@ class CheckpointStore:
 
 
 # ---------------------------------------------------------------------------------------------------------- finding
+def _said(directory: Path) -> Dict[str, Any]:
+    """The manifest; nothing when it is damaged."""
+    try:
+        return read_manifest(directory)
+    except CheckpointError:
+        return {}
+
+
 def _sequence(directory: Path) -> int:
     """How many checkpoints of the folder were saved up to this one; 0 when it does not say."""
-    try:
-        return int(read_manifest(directory).get("sequence", 0))
-    except CheckpointError:
-        return 0
+    return int(_said(directory).get("sequence", 0))
 
 
 def stored(folder: Path) -> List[Path]:
     """The stored steps of a run, newest first, without those that only keep the state of a broken loss."""
     steps = sorted((path for path in (Path(folder) / STORE).glob("step_*") if path.is_dir()),
                    key=lambda path: (_sequence(path), path.name), reverse=True)
-    return [path for path in steps if not _only_nonfinite(path)]
-
-
-def _only_nonfinite(directory: Path) -> bool:
-    try:
-        return read_manifest(directory).get("names") == ["nonfinite"]
-    except CheckpointError:
-        return False
+    return [path for path in steps if _said(path).get("names") != ["nonfinite"]]
 
 
 def discard(folder: Path) -> None:
@@ -196,15 +183,15 @@ def locate(prefix: str) -> Path:
         return (path / "latest").resolve()
     if (path / PARAMETERS).is_file():
         raise CheckpointError(f"{path} has lost its {MANIFEST}: it cannot be verified; resume from another one, or "
-                                  f"start a new run with -o Global.pretrained_model={path / PARAMETERS}")
+                              f"start a new run with -o Global.pretrained_model={path / PARAMETERS}")
     for file in (Path(text + ".pdparams"), Path(prefix)):
         if file.is_file():
             raise CheckpointError(
                 f"{file} is there, but not as a checkpoint of this library (no {MANIFEST}); its weights can start a "
                 f"new run with -o Global.pretrained_model={file}")
     found = sorted(str(p.parent) for p in path.parent.glob(f"*/{MANIFEST}")) if path.parent.is_dir() else []
-    raise CheckpointError(f"no checkpoint at {prefix}" + (f"; there are: {', '.join(found)}" if found else
-                              "; Global.checkpoint is auto or a path such as output/<Model.name>/latest"))
+    raise CheckpointError(f"no checkpoint at {prefix}", f"there are: {', '.join(found)}" if found else
+                          "Global.checkpoint is auto or a path such as output/<Model.name>/latest")
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -217,10 +204,10 @@ def read_manifest(directory: Path) -> Dict[str, Any]:
         lacking = [name for name in (PARAMETERS, OPTIMIZER, STATES, "rank_0.pdstates") if name not in files]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read ({str(error) or type(error).__name__}): the checkpoint is "
-                                  "damaged; resume from another one") from None
+                              "damaged; resume from another one") from None
     if lacking:
         raise CheckpointError(f"{path} does not name {lacking[0]}: the checkpoint is damaged; resume from another "
-                                  "one")
+                              "one")
     return manifest
 
 
@@ -235,7 +222,7 @@ def verify(directory: Path) -> List[str]:
             raise CheckpointError(f"{path} {what}: the checkpoint is damaged; resume from another one")
         if sha256(path) != expected["sha256"]:
             raise CheckpointError(f"{path} does not match its checksum: the checkpoint is damaged; resume from "
-                                      "another one")
+                                  "another one")
     return list(files)
 
 
@@ -243,11 +230,11 @@ def load(prefix: str) -> Loaded:
     """Read and verify a checkpoint; CheckpointError names the damaged file. Arrays are views of the files."""
     directory = locate(prefix)
     files = verify(directory)
-    ranks = sorted((int(re.fullmatch(r"rank_(\d+)\.pdstates", name)[1]), name) for name in files
-                   if name.startswith("rank_"))
+    count = sum(name.startswith("rank_") for name in files)
     try:
+        ranks = [_read_plain(directory / f"rank_{number}.pdstates") for number in range(count)]
         return Loaded(directory, read(directory / PARAMETERS).tensors, _read_plain(directory / OPTIMIZER),
-                      _read_plain(directory / STATES), [_read_plain(directory / name) for _, name in ranks])
+                      _read_plain(directory / STATES), ranks)
     except CheckpointError as error:
         raise CheckpointError(f"{error}: the checkpoint is damaged; resume from another one") from None
 

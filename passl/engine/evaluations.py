@@ -1,9 +1,19 @@
 """Which evaluations a run makes, and when."""
 from __future__ import annotations
 
-from typing import Any, Callable, List, Mapping, NamedTuple
+from contextlib import nullcontext
+from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
+import paddle
+
+from passl.data import Loader
 from passl.errors import UserError
+from passl.evaluation.extract import extract_features, extract_shard
+from passl.evaluation.knn import knn_accuracy
+from passl.evaluation.online import OnlineProbe
+
+NEIGHBOURS = (10, 20, 200)
+TEMPERATURE = 0.07
 
 
 class Interval(NamedTuple):
@@ -20,6 +30,44 @@ class Interval(NamedTuple):
         return at_epoch_end and (done or epochs % self.every == 0)
 
 
+class OnlineEvaluation:
+    """k-NN accuracy of the query set under a labelled bank, and the online probe's accuracy on it.
+
+    Reports knn10, knn20, knn200 (top-1 fractions at temperature 0.07; neighbours beyond the bank are left out) and
+    online_probe; "metric", by which the best checkpoint is kept, is knn20, or online_probe without a bank.
+    """
+
+    def __init__(self, queries: Loader, bank: Optional[Loader], probe: Optional[OnlineProbe], interval,
+                 autocast: Callable[[], ContextManager] = nullcontext, neighbours: Sequence[int] = NEIGHBOURS):
+        self.queries, self.bank, self.probe = queries, bank, probe
+        self.interval, self.autocast = interval, autocast
+        if bank is not None:
+            self.neighbours = [k for k in neighbours if k <= len(bank.dataset)] or [len(bank.dataset)]
+
+    def run(self, method, on_batch: Optional[Callable] = None) -> Dict[str, float]:
+        """`on_batch` is told of every batch, first of the queries, then of the bank."""
+        with self.autocast():
+            queries, labels = extract_features(method.model, self.queries, on_batch)
+            bank = extract_shard(method.model, self.bank, on_batch) if self.bank is not None else None
+        results: Dict[str, float] = {}
+        if self.probe is not None:
+            known = labels >= 0
+            chosen = self.probe.logits(paddle.to_tensor(queries[known])).argmax(axis=1).numpy()
+            results["online_probe"] = results["metric"] = float((chosen == labels[known]).mean())
+        if bank is not None:
+            known = bank.labels >= 0
+            accuracies = knn_accuracy(bank.features[known], bank.labels[known], queries, labels, ks=self.neighbours,
+                                      temperatures=[TEMPERATURE], bank_indices=bank.indices[known])
+            results.update({f"knn{accuracy.k}": accuracy.top1 for accuracy in accuracies})
+            results["metric"] = results[f"knn{20 if 20 in self.neighbours else self.neighbours[-1]}"]
+        return results
+
+    def close(self) -> None:
+        self.queries.close()
+        if self.bank is not None:
+            self.bank.close()
+
+
 def build_evaluations(config: Mapping[str, Any], loader, method, companions: Mapping[str, Any],
                       autocast: Callable) -> List[Any]:
     """The evaluations that the Global section asks for; each has `interval`, `run(method, on_batch)` and `close()`.
@@ -31,7 +79,7 @@ def build_evaluations(config: Mapping[str, Any], loader, method, companions: Map
     if method.is_classifier:
         if settings["knn_interval"] or settings["online_probe"]:
             raise UserError(f"Global.knn_interval and Global.online_probe watch pretraining; {config['Model']['name']} "
-                           "is evaluated by Global.eval_during_train. Use passl-knn for a trained network")
+                            "is evaluated by Global.eval_during_train. Use passl-knn for a trained network")
         if not settings["eval_during_train"]:
             return []
         if not has_queries:
@@ -40,14 +88,13 @@ def build_evaluations(config: Mapping[str, Any], loader, method, companions: Map
                                  loader.dataset.classes)]
     if settings["eval_during_train"]:
         raise UserError("Global.eval_during_train: pretraining has no classifier to evaluate; use Global.knn_interval: "
-                       "1 or Global.online_probe: True")
+                        "1 or Global.online_probe: True")
     if not settings["knn_interval"] and not (settings["online_probe"] and has_queries):
         return []
     if not has_queries:
         raise UserError("Global.knn_interval needs DataLoader.Eval, the labelled images to classify: add it, or set "
-                       "knn_interval to 0")
+                        "knn_interval to 0")
     from passl.evaluation.labelled_data import bank_loader, check_same_classes, evaluation_loader
-    from passl.evaluation.online import OnlineEvaluation
 
     queries = evaluation_loader(config["DataLoader"]["Eval"], settings["seed"])
     bank = bank_loader(config, loader.dataset, queries) if settings["knn_interval"] else None
@@ -65,7 +112,7 @@ def build_validation(config: Mapping[str, Any], method, interval, autocast: Call
     """
     from passl.evaluation.labelled_data import check_same_classes, evaluation_loader
     from passl.evaluation.validate import Validation, build_metrics
-    from passl.methods.losses import WeightedSum
+    from passl.methods.classify import WeightedSum
 
     loader = evaluation_loader(config["DataLoader"]["Eval"], config["Global"]["seed"])
     check_same_classes(train_classes, loader.dataset.classes, "DataLoader.Train", "DataLoader.Eval")

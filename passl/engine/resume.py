@@ -21,16 +21,16 @@ def choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
 
     settings: the Global section. Rank 0 looks and tells the others, whose view of a shared folder may be older.
     """
-    answer: Dict[str, Optional[str]] = {}
+    start, refusal = None, ""
     if distributed.rank() == 0:
         try:
-            answer["start"] = _choose(settings, Path(folder))
+            start = _choose(settings, Path(folder))
         except CheckpointError as error:
-            answer["refused"] = str(error)
-    answer = distributed.gather_objects(answer)[0]
-    if "refused" in answer:
-        raise distributed.JointFailure(answer["refused"])
-    return answer["start"]
+            refusal = str(error)
+    start, refusal = distributed.gather_objects([start, refusal])[0]
+    if refusal:
+        raise distributed.JointFailure(refusal)
+    return start
 
 
 def _choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
@@ -66,12 +66,8 @@ def load(prefix: str) -> checkpoint.Loaded:
     """`checkpoint.load` on every rank; when one cannot read it, all fail and name it."""
     if distributed.world_size() == 1:
         return checkpoint.load(prefix)
-    loaded, error = None, None
-    try:
+    with distributed.together("reading the checkpoint", CheckpointError, OSError):
         loaded = checkpoint.load(prefix)
-    except (CheckpointError, OSError) as failure:
-        error = failure
-    distributed.fail_together("reading the checkpoint", error)
     return loaded
 
 
@@ -110,11 +106,13 @@ def compare(loaded: checkpoint.Loaded, config: Config, shapes: Mapping[str, Tupl
     """
     path = loaded.directory / checkpoint.CONFIG
     saved_config = load_config(str(path)) if path.is_file() else None
-    for key in ("Model.name", "Optimizer.name") if saved_config is not None else ():
-        saved, own = saved_config.get_path(key), config.get_path(key)
+    for key in ("Model.name", "Optimizer.name"):
+        own = config.get_path(key)
+        saved = saved_config.get_path(key) if saved_config is not None else own
         if saved != own:
-            raise distributed.JointFailure(f"{loaded.directory} was written with {key} {saved}, this run has {own}: resume with "
-                               f"{path}, or start a new run from its weights with Global.pretrained_model")
+            raise distributed.JointFailure(
+                f"{loaded.directory} was written with {key} {saved}, this run has {own}: resume with {path}, or start "
+                "a new run from its weights with Global.pretrained_model")
     saved_shapes = {name: tuple(value.shape) for name, value in loaded.parameters.items()}
     if saved_shapes != shapes:
         name = sorted(set(shapes.items()) ^ set(saved_shapes.items()))[0][0]

@@ -16,21 +16,13 @@ from passl.methods.base import Method, Step
 from passl.optim.groups import GroupedOptimizer
 
 
-class Broken(NamedTuple):
-    """A step that was left out, as if it had not been: what was not finite, why, and whether weights are broken."""
-
-    what: str
-    diagnosis: str
-    weights: bool
-
-
 class Outcome(NamedTuple):
     """loss: mean over ranks, NaN when it was not finite. stop: some rank was told to. statistics: none when broken."""
 
     loss: float
     stop: bool
     statistics: Dict[str, Any]
-    broken: Optional[Broken] = None
+    broken: Optional[nonfinite.Broken] = None
 
 
 class Stepper:
@@ -79,7 +71,9 @@ class Stepper:
         # they are scaled still, and an overflow is the scaler's business.
         if broken or (self.precision.scaler is None and not self.optimizer.gradients_finite()):
             undo()  # before anything is looked at or saved: the forward pass has put NaN in batch norm and queue
-            return Outcome(loss, stop > 0, {}, self._examine(loss_is_finite=not broken))
+            found = nonfinite.examine(self.optimizer, loss_is_finite=not broken)
+            self.optimizer.clear_grad()
+            return Outcome(loss, stop > 0, {}, found)
         if self.precision.step(self.optimizer):
             LOGGER.info(f"step {step} left out: its gradients overflowed float16, the loss scale is now "
                         f"{self.precision.scale():g} ({self.precision.skipped_steps} so far; some are normal)")
@@ -88,14 +82,6 @@ class Stepper:
         for companion in self.companions:
             companion.after_step()
         return Outcome(loss, stop > 0, statistics)
-
-    def _examine(self, loss_is_finite: bool) -> Broken:
-        named = self.optimizer.named_parameters()
-        gradients = nonfinite.broken([(name, value.grad) for name, value in named]) if loss_is_finite else []
-        weights = nonfinite.broken(named)
-        self.optimizer.clear_grad()
-        return Broken("a gradient" if loss_is_finite else "the loss", nonfinite.diagnosis(gradients, weights),
-                      bool(weights))
 
 
 def agree(loss: paddle.Tensor, interrupt: Interrupt) -> paddle.Tensor:

@@ -8,7 +8,7 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import paddle
 
@@ -18,13 +18,13 @@ from passl.data import build_loader
 from passl.engine import checkpoint, environment, log, nonfinite, resume
 from passl.engine.agreement import agree
 from passl.engine.batches import Feed
-from passl.engine.build import build_callbacks, build_companions, build_method
 from passl.engine.callbacks import Callback, StepRecord
+from passl.engine.components import build_callbacks, build_companions, build_method
 from passl.engine.evaluations import build_evaluations
 from passl.engine.interrupt import Interrupt
 from passl.engine.precision import Precision
 from passl.engine.progress import NamedParts, Progress
-from passl.engine.step import Broken, Stepper
+from passl.engine.step import Stepper
 from passl.findings import refuse
 from passl.models.recompute import recompute_stages
 from passl.optim.groups import GroupedOptimizer
@@ -164,7 +164,7 @@ class Trainer:
                 self._save(["latest"])
         return False
 
-    def _stop(self, reason: str, saved: bool = False) -> None:
+    def _stop(self, reason: Optional[str], saved: bool = False) -> None:
         """Save, unless that is done, and say how to go on."""
         if not saved:
             self._save(["latest"])
@@ -174,7 +174,7 @@ class Trainer:
             command.append("Global.max_train_step=None")
         LOGGER.info(f"stopped by {reason}, saved after step {self.step}; resume with {shlex.join(command)}")
 
-    def _leave_out(self, broken: Broken, rates: Dict[str, float]) -> None:
+    def _leave_out(self, broken: nonfinite.Broken, rates: Dict[str, float]) -> None:
         """Go on without a step that was not finite, or stop: at once when the weights themselves are broken."""
         progress, allowed = self.progress, self.settings["max_nonfinite_steps"]
         progress.nonfinite_steps += 1
@@ -183,8 +183,7 @@ class Trainer:
                            f"({progress.nonfinite_steps} of at most {allowed}, Global.max_nonfinite_steps)")
             return
         self._save(["nonfinite"])
-        raise nonfinite.failure(broken.what, self.step, progress.epoch, broken.diagnosis, self.folder / "nonfinite",
-                                broken.weights, rates)
+        raise nonfinite.failure(broken, self.step, progress.epoch, self.folder / "nonfinite", rates)
 
     # ------------------------------------------------------------------------------------------------- epoch ends
     def _finish_epoch(self) -> bool:

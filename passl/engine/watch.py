@@ -7,7 +7,7 @@ from typing import Any, List, Mapping, Optional
 
 from passl.engine.callbacks import Callback, StepRecord
 from passl.engine.log import LOGGER
-from passl.findings import Finding
+from passl.findings import warning
 
 WINDOW = 100  # steps that are averaged before anything is said
 FEWEST = 20  # steps that make a mean
@@ -90,17 +90,18 @@ class LearningWatch(Callback):
                   "before that with a shorter queue, a later one, or none", [*remedies, "Model.queue_length=0"])
 
     def _release(self) -> None:
-        if mean(self.losses) >= 0.99 * self.limit and self._longer_freeze():
+        longer = self._longer_freeze()
+        if mean(self.losses) >= 0.99 * self.limit and longer:
             self._say("release", f"the prototypes are released after {self.frozen_steps} steps, while the loss is "
                       f"still at ln K: over the last {len(self.losses)} {self._numbers()}",
                       "if it does not begin to fall soon, keep them still until it is clearly below",
-                      [self._longer_freeze()])
+                      longer)
         self.told.add("release")
 
     def _say(self, what: str, problem: str, why: str, overrides: List[str]) -> None:
         if what not in self.told:
             self.told.add(what)
-            LOGGER.warning(f"{Finding('warning', problem, why, tuple(overrides))}. docs/troubleshooting.md tells more")
+            LOGGER.warning(f"{warning(problem, why, *overrides)}. docs/troubleshooting.md tells more")
 
     def _numbers(self) -> str:
         sizes = f"ln {self.heads[0]}" if len(set(self.heads)) == 1 else f"mean of ln {self.heads}"
@@ -108,20 +109,19 @@ class LearningWatch(Callback):
                 f"with {sizes} = {self.limit:.3f}")
 
     # ---------------------------------------------------------------------------------------------- what helps
-    def _longer_freeze(self) -> Optional[str]:
-        """Twice as long, in epochs; all epochs when that is the rest of the run; None when nothing is longer."""
+    def _longer_freeze(self) -> List[str]:
+        """Twice as long, in epochs; all epochs when that is the rest of the run; nothing when nothing is longer."""
         if self.frozen_steps >= self.epochs * self.iterations:
-            return None
+            return []
         twice = max(1, math.ceil(2 * self.frozen_steps / self.iterations))
-        return f"Model.freeze_prototypes_epochs={min(twice, self.epochs)}"
+        return [f"Model.freeze_prototypes_epochs={min(twice, self.epochs)}"]
 
     def _remedies(self, released: bool) -> List[str]:
         """Overrides in the order in which to try them, without those that the config has already."""
         model, backbone = self.config["Model"], self.config["Model"]["backbone"]
         epsilon = model.get("epsilon", 0.05)
         remedies = [f"Model.epsilon={0.03 if epsilon > 0.03 else 0.02}"] * (epsilon > 0.02)
-        if released and self._longer_freeze():
-            remedies.append(self._longer_freeze())
+        remedies += self._longer_freeze() if released else []
         fewer = [min(size, max(2, min(size // 2, self.images // 50))) for size in self.heads]
         if max(self.heads) > self.images // 50 and fewer != self.heads:
             several = isinstance(backbone["nmb_prototypes"], list)

@@ -1,21 +1,14 @@
-"""Signs of learning during pretraining: k-NN accuracy, and a linear classifier trained along without touching it."""
+"""A sign of learning during pretraining: a linear classifier that is trained along without touching it."""
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Callable, ContextManager, Dict, Mapping, Optional, Sequence
+from typing import Dict, Mapping, Optional
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 
 from passl import distributed
-from passl.data import Loader
 from passl.errors import DataError, UserError
-from passl.evaluation.extract import extract_features, extract_shard
-from passl.evaluation.knn import knn_accuracy
-
-NEIGHBOURS = (10, 20, 200)
-TEMPERATURE = 0.07
 
 
 class OnlineProbe:
@@ -86,41 +79,3 @@ class OnlineProbe:
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         for name, value in state.items():
             setattr(self, name, paddle.to_tensor(np.asarray(value)))
-
-
-class OnlineEvaluation:
-    """k-NN accuracy of the query set under a labelled bank, and the online probe's accuracy on it.
-
-    Reports knn10, knn20, knn200 (top-1 fractions at temperature 0.07; neighbours beyond the bank are left out) and
-    online_probe; "metric", by which the best checkpoint is kept, is knn20, or online_probe without a bank.
-    """
-
-    def __init__(self, queries: Loader, bank: Optional[Loader], probe: Optional[OnlineProbe], interval,
-                 autocast: Callable[[], ContextManager] = nullcontext, neighbours: Sequence[int] = NEIGHBOURS):
-        self.queries, self.bank, self.probe = queries, bank, probe
-        self.interval, self.autocast = interval, autocast
-        if bank is not None:
-            self.neighbours = [k for k in neighbours if k <= len(bank.dataset)] or [len(bank.dataset)]
-
-    def run(self, method, on_batch: Optional[Callable] = None) -> Dict[str, float]:
-        """`on_batch` is told of every batch, first of the queries, then of the bank."""
-        with self.autocast():
-            queries, labels = extract_features(method.model, self.queries, on_batch)
-            bank = extract_shard(method.model, self.bank, on_batch) if self.bank is not None else None
-        results: Dict[str, float] = {}
-        if self.probe is not None:
-            known = labels >= 0
-            chosen = self.probe.logits(paddle.to_tensor(queries[known])).argmax(axis=1).numpy()
-            results["online_probe"] = results["metric"] = float((chosen == labels[known]).mean())
-        if bank is not None:
-            known = bank.labels >= 0
-            accuracies = knn_accuracy(bank.features[known], bank.labels[known], queries, labels, ks=self.neighbours,
-                                      temperatures=[TEMPERATURE], bank_indices=bank.indices[known])
-            results.update({f"knn{accuracy.k}": accuracy.top1 for accuracy in accuracies})
-            results["metric"] = results[f"knn{20 if 20 in self.neighbours else self.neighbours[-1]}"]
-        return results
-
-    def close(self) -> None:
-        self.queries.close()
-        if self.bank is not None:
-            self.bank.close()

@@ -1,7 +1,7 @@
 """DeepCluster-v2: k-means labels from the last epoch's embeddings (Caron et al. 2020, appendix D)."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import paddle
 
@@ -28,7 +28,7 @@ class DeepClusterV2(EpochLabels):
     kmeans_iterations: updates of the centroids, 10 in the original.
     """
 
-    def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, crops_for_assign: List[int] = (0, 1),
+    def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, crops_for_assign: Sequence[int] = (0, 1),
                  nmb_crops: Optional[List[int]] = None, kmeans_iterations: int = 10, run: RunFacts = RunFacts()):
         super().__init__(backbone, temperature, crops_for_assign, nmb_crops, run)
         if kmeans_iterations < 0:

@@ -111,7 +111,7 @@ class EpochLabels(Method):
             found = self.label(head, self.bank.embeddings(head % len(self.crops_for_assign)), epoch)
             table[head, indices] = distributed.all_gather_rows(paddle.to_tensor(found.hard)).numpy()
             self.counts[head] = found.counts
-            if self.targets is not None:
+            if self.targets is not None and found.soft is not None:
                 self._spread_soft(found.soft, self.targets[head])
         self.labels = paddle.to_tensor(table)
 

@@ -11,7 +11,7 @@ import paddle
 
 from passl import distributed
 from passl.errors import UserError
-from passl.findings import Finding
+from passl.findings import Finding, warning
 
 FEW_IMAGES = 5  # fewer for a cluster are worth a warning; ImageNet has 427
 
@@ -28,8 +28,8 @@ def sparse_clusters(largest: int, images: int) -> List[Finding]:
     """A warning when `largest`, the most clusters of a head, leaves few of the `images` for each."""
     if images >= FEW_IMAGES * largest:
         return []
-    return [Finding("warning", f"Model.backbone.nmb_prototypes {largest} leaves {images / largest:.1f} of the {images} "
-                    "training images for a cluster, so that labels say little but which image it is",
+    return [warning(f"Model.backbone.nmb_prototypes {largest} leaves {images / largest:.1f} of the {images} training "
+                    "images for a cluster, so that labels say little but which image it is",
                     f"about 10 clusters per expected class are usual, e.g. {max(2, images // 50)}")]
 
 

@@ -16,7 +16,7 @@ import paddle.nn.functional as F
 from passl import distributed
 from passl.clustering.balanced_labels import balanced_labels
 from passl.errors import UserError
-from passl.findings import Finding
+from passl.findings import warning
 from passl.methods.base import Method, RunFacts, Step, check_positive, features_of_images, full_precision
 from passl.methods.memory_bank import MemoryBank, check_fillable, labels_of_checkpoint, sparse_clusters
 from passl.models.build import build_network
@@ -86,8 +86,9 @@ class SeLa(Method):
         self.model = self.network = self.build_network(backbone)
         self.temperature = temperature
         self.label_pass_mode = label_pass_mode
-        self.transport = dict(temperature=temperature, exponent=exponent, tolerance=sinkhorn_tolerance,
-                              tolerance_mode=sinkhorn_tolerance_mode, max_iterations=sinkhorn_max_iterations)
+        self.transport: Dict[str, Any] = dict(
+            temperature=temperature, exponent=exponent, tolerance=sinkhorn_tolerance,
+            tolerance_mode=sinkhorn_tolerance_mode, max_iterations=sinkhorn_max_iterations)
         self.label_steps = np.array(label_steps(label_optimizations, run.steps, label_schedule_power))
         self.optimizations_done = 0
         self.rows = run.iterations_per_epoch * run.batch_size  # of a pass, on this rank
@@ -108,8 +109,8 @@ class SeLa(Method):
         findings = sparse_clusters(max(self.model.head_sizes), run.dataset_size)
         moments = len(set(self.label_steps.tolist()))
         if moments < len(self.label_steps):
-            findings.append(Finding("warning", f"Model.label_optimizations {len(self.label_steps)} fall on {moments} "
-                                    f"steps of this run: labels are computed {moments} times"))
+            findings.append(warning(f"Model.label_optimizations {len(self.label_steps)} fall on {moments} steps of "
+                                    f"this run: labels are computed {moments} times"))
         return findings
 
     # ---------------------------------------------------------------------------------------------- labels

@@ -5,7 +5,7 @@ prototypes that are learned. What is left open (epsilon, stopping rule, hard or 
 """
 from __future__ import annotations
 
-from typing import Any, Dict, List, Literal, Optional
+from typing import Any, Dict, List, Literal, Optional, Sequence
 
 from passl.arrays import to_numpy
 from passl.clustering.balanced_labels import balanced_labels
@@ -37,15 +37,15 @@ class SeLaV2(EpochLabels):
     def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, epsilon: float = 0.05,
                  sinkhorn_tolerance: float = 1e-3, sinkhorn_tolerance_mode: Literal["mean", "sum"] = "mean",
                  sinkhorn_max_iterations: int = 2000, assignment: Literal["soft", "hard"] = "hard",
-                 crops_for_assign: List[int] = (0, 1), nmb_crops: Optional[List[int]] = None,
+                 crops_for_assign: Sequence[int] = (0, 1), nmb_crops: Optional[List[int]] = None,
                  freeze_prototypes_niters: int = 313, freeze_prototypes_epochs: Optional[float] = None,
                  run: RunFacts = RunFacts()):
         check_positive(epsilon=(epsilon, 0.05), sinkhorn_tolerance=(sinkhorn_tolerance, 1e-3),
                        sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
         super().__init__(backbone, temperature, crops_for_assign, nmb_crops, run, soft=assignment == "soft")
-        self.transport = dict(temperature=temperature, exponent=temperature / epsilon, tolerance=sinkhorn_tolerance,
-                              tolerance_mode=sinkhorn_tolerance_mode, max_iterations=sinkhorn_max_iterations,
-                              soft=assignment == "soft")
+        self.transport: Dict[str, Any] = dict(
+            temperature=temperature, exponent=temperature / epsilon, tolerance=sinkhorn_tolerance,
+            tolerance_mode=sinkhorn_tolerance_mode, max_iterations=sinkhorn_max_iterations, soft=assignment == "soft")
         self.frozen_steps = freeze_length(freeze_prototypes_niters, freeze_prototypes_epochs, run)
 
     def on_epoch_start(self, epoch):

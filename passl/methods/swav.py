@@ -10,9 +10,17 @@ import paddle.nn.functional as F
 
 from passl.clustering.sinkhorn import harden, sinkhorn
 from passl.errors import UserError
-from passl.findings import Finding
-from passl.methods.base import (Method, RunFacts, Step, check_not_negative, check_positive, features_of_images,
-                                freeze_length, full_precision)
+from passl.findings import Finding, warning
+from passl.methods.base import (
+    Method,
+    RunFacts,
+    Step,
+    check_not_negative,
+    check_positive,
+    features_of_images,
+    freeze_length,
+    full_precision,
+)
 from passl.methods.embedding_queue import EmbeddingQueue
 from passl.models.build import build_network
 from passl.registry import METHODS
@@ -87,7 +95,7 @@ class SwAV(Method):
     published_rates = ("MomentumLARC", 0.3, 0.8)  # 4.8 at 4096, 0.6 at 256, 4.8 at 1536 (w5)
 
     def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, epsilon: float = 0.05,
-                 sinkhorn_iterations: int = 3, crops_for_assign: List[int] = (0, 1),
+                 sinkhorn_iterations: int = 3, crops_for_assign: Sequence[int] = (0, 1),
                  nmb_crops: Optional[List[int]] = None, queue_length: int = 0, epoch_queue_starts: int = 15,
                  freeze_prototypes_niters: int = 313, freeze_prototypes_epochs: Optional[float] = None,
                  assignment: Literal["soft", "hard"] = "soft", run: RunFacts = RunFacts()):
@@ -203,55 +211,49 @@ class SwAV(Method):
 
     # ---------------------------------------------------------------------------------------------- epochs, state
     def advice(self, run):
-        prototypes, findings = self.usage.shape[0], []
-        if prototypes > run.dataset_size:
-            findings.append(Finding(
-                "warning", f"Model.backbone.nmb_prototypes {prototypes} exceeds the {run.dataset_size} training images",
-                "most prototypes stay empty, about 10 per expected class is usual",
-                (f"Model.backbone.nmb_prototypes={max(2, run.dataset_size // 50)}",)))
-        assigned = run.global_batch + (self.queue.total_length if self.queue is not None else 0)
+        prototypes, images, queued = self.usage.shape[0], run.dataset_size, self.queue.total_length if self.queue else 0
+        assigned, findings = run.global_batch + queued, []
+        if prototypes > images:
+            findings.append(warning(f"Model.backbone.nmb_prototypes {prototypes} exceeds the {images} training images",
+                                    "most prototypes stay empty, about 10 per expected class is usual",
+                                    f"Model.backbone.nmb_prototypes={max(2, images // 50)}"))
         if prototypes > 12 * assigned:
-            findings.append(Finding(
-                "warning", f"each assignment spreads {assigned} images over {prototypes} prototypes",
-                "a queue or fewer prototypes make it well defined", (f"Model.queue_length={prototypes}",)))
-        return findings + self._queue_advice(run) + self._release_advice(run)
+            findings.append(warning(f"each assignment spreads {assigned} images over {prototypes} prototypes",
+                                    "a queue or fewer prototypes make it well defined",
+                                    f"Model.queue_length={prototypes}"))
+        return findings + (self._queue_advice(run, queued) if queued else []) + self._release_advice(run)
 
-    def _queue_advice(self, run: RunFacts) -> List[Finding]:
+    def _queue_advice(self, run: RunFacts, length: int) -> List[Finding]:
         """A queue that the run ends before it is used."""
-        if self.queue is None:
-            return []
-        length, start = self.queue.total_length, self.epoch_queue_starts
-        filling = length // run.global_batch
+        start, filling = self.epoch_queue_starts, length // run.global_batch
         filled = start * run.iterations_per_epoch + filling
         remedies = f"Model.epoch_queue_starts={run.epochs // 10}", "Model.queue_length=0"
         if start >= run.epochs:
-            return [Finding("warning", f"the queue (Model.queue_length {length}) is never used: it starts in epoch "
-                            f"{start}, counted from 0 (Model.epoch_queue_starts), and the run has {run.epochs}",
-                            "start it earlier or do without", remedies)]
+            return [warning(f"the queue (Model.queue_length {length}) is never used: it starts in epoch {start}, "
+                            f"counted from 0 (Model.epoch_queue_starts), and the run has {run.epochs}",
+                            "start it earlier or do without", *remedies)]
         if filled >= run.steps:
-            return [Finding("warning", f"the queue (Model.queue_length {length}) never gets full and is not used "
-                            f"before: that would take {filled} steps, {filling} of them from epoch {start} on, and the "
-                            f"run has {run.steps}",
-                            "a shorter queue gets full sooner; or start it earlier, or do without", remedies)]
+            return [warning(f"the queue (Model.queue_length {length}) never gets full and is not used before: that "
+                            f"would take {filled} steps, {filling} of them from epoch {start} on, and the run has "
+                            f"{run.steps}", "a shorter queue gets full sooner; or start it earlier, or do without",
+                            *remedies)]
         if length != self.asked_queue_length:
-            return [Finding("warning", f"Model.queue_length {self.asked_queue_length} is rounded down to {length}, a "
-                            f"multiple of the global batch of {run.global_batch}")]
+            return [warning(f"Model.queue_length {self.asked_queue_length} is rounded down to {length}, a multiple of "
+                            f"the global batch of {run.global_batch}")]
         return []
 
     def _release_advice(self, run: RunFacts) -> List[Finding]:
         """Prototypes released long after an epoch, or never; not when it was said in epochs and so may be meant."""
-        if self.is_frozen_by_epochs or (self.frozen_steps < run.steps
-                                        and self.frozen_steps <= 1.5 * run.iterations_per_epoch):
+        frozen = self.frozen_steps
+        if self.is_frozen_by_epochs or (frozen < run.steps and frozen <= 1.5 * run.iterations_per_epoch):
             return []
-        if self.frozen_steps < run.steps:
-            return [Finding("warning", f"the prototypes stay frozen for {self.frozen_steps} steps "
-                            f"(Model.freeze_prototypes_niters), which are "
-                            f"{self.frozen_steps / run.iterations_per_epoch:.1f} epochs of this data and batch",
-                            "one is usual", ("Model.freeze_prototypes_epochs=1",))]
-        return [Finding("warning", f"the prototypes are never released: Model.freeze_prototypes_niters is "
-                        f"{self.frozen_steps} and the run has {run.steps} steps",
-                        f"count in epochs of your data; {run.epochs} keep them still on purpose",
-                        (f"Model.freeze_prototypes_epochs={max(1, run.epochs // 10)}",))]
+        if frozen < run.steps:
+            return [warning(f"the prototypes stay frozen for {frozen} steps (Model.freeze_prototypes_niters), which "
+                            f"are {frozen / run.iterations_per_epoch:.1f} epochs of this data and batch",
+                            "one is usual", "Model.freeze_prototypes_epochs=1")]
+        return [warning(f"the prototypes are never released: Model.freeze_prototypes_niters is {frozen} and the run "
+                        f"has {run.steps} steps", f"count in epochs of your data; {run.epochs} keep them still on "
+                        "purpose", f"Model.freeze_prototypes_epochs={max(1, run.epochs // 10)}")]
 
     def on_epoch_start(self, epoch):
         self.epoch = epoch
@@ -262,14 +264,14 @@ class SwAV(Method):
 
     def undo_point(self):
         restore_buffers = super().undo_point()
-        queue = self.queue and (self.queue.entries, self.queue.filled)
-        usage = self.usage
+        usage, queue = self.usage, self.queue
+        queued = queue and (queue.entries, queue.filled)
 
         def restore():
             restore_buffers()
             self.usage = usage
-            if queue:
-                self.queue.entries, self.queue.filled = queue
+            if queue and queued:
+                queue.entries, queue.filled = queued
 
         return restore
 

@@ -94,7 +94,7 @@ class UnMixSwAV(SwAV):
     """
 
     def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, epsilon: float = 0.05,
-                 sinkhorn_iterations: int = 3, crops_for_assign: List[int] = (0, 1),
+                 sinkhorn_iterations: int = 3, crops_for_assign: Sequence[int] = (0, 1),
                  nmb_crops: Optional[List[int]] = None, queue_length: int = 0, epoch_queue_starts: int = 15,
                  freeze_prototypes_niters: int = 313, freeze_prototypes_epochs: Optional[float] = None,
                  assignment: Literal["soft", "hard"] = "soft", unmix_prob: float = 0.5, unmix_beta: float = 1.0,
@@ -113,7 +113,8 @@ class UnMixSwAV(SwAV):
                          assignment, run)
         self.unmix_prob, self.unmix_beta, self.compat = unmix_prob, unmix_beta, unmix_compat
         self.seed, self.step = run.seed, 0
-        self.uniform_loss *= 2  # SwAV's, once for the crops and, the two weighted, once for the mixtures
+        # SwAV's, once for the crops and, the two weighted, once for the mixtures.
+        self.uniform_loss = 2 * math.log(backbone["nmb_prototypes"])
         # The network sees (crop 0, crop 1, mixture of 0, crop 2, crop 3, mixture of 2, ...).
         mixed = [position for position, crop in enumerate(self.crops_for_assign) if crop % 2 == 0]
         self.assigned_views = ([original(crop) for crop in self.crops_for_assign]

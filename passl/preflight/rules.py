@@ -4,26 +4,22 @@ from __future__ import annotations
 import re
 from typing import Any, Iterator, List, Mapping
 
-from passl.findings import Finding
+from passl.findings import Finding, warning
 from passl.preflight.facts import Facts, scaled_optimizer
 
 
-def config_findings(config: Mapping[str, Any], world_size: int) -> List[Finding]:
+def config_findings(config: Mapping[str, Any], world_size: int) -> Iterator[Finding]:
     """What can be said before images are looked for: sections that PASSL knows and this library has no use for."""
-    findings = []
     if config.get("EMA"):
-        findings.append(Finding("refusal", "the EMA section has no effect on any method here (none of them averages "
-                                "weights)", "remove it"))
+        yield Finding("refusal", "the EMA section has no effect on any method here (none of them averages weights)",
+                      "remove it")
     if world_size > 1 and not config["DistributedStrategy"]["data_parallel"]:
-        findings.append(Finding("refusal", f"DistributedStrategy.data_parallel is False but {world_size} processes run",
-                                "data parallelism is the only strategy; set it to True or start one process",
-                                ("DistributedStrategy.data_parallel=True",)))
+        yield Finding("refusal", f"DistributedStrategy.data_parallel is False but {world_size} processes run",
+                      "data parallelism is the only strategy; set it to True or start one process")
     sampler = config["DataLoader"]["Train"].get("sampler") or {}
     if world_size > 1 and sampler.get("name") == "BatchSampler":
-        findings.append(Finding("refusal", "DataLoader.Train.sampler.name is BatchSampler, which gives each of the "
-                                f"{world_size} processes the same images: use DistributedBatchSampler", "",
-                                ("DataLoader.Train.sampler.name=DistributedBatchSampler",)))
-    return findings
+        yield Finding("refusal", f"DataLoader.Train.sampler.name is BatchSampler, which gives each of the {world_size} "
+                      "processes the same images: use DistributedBatchSampler")
 
 
 def run_findings(facts: Facts) -> List[Finding]:
@@ -36,33 +32,31 @@ def untrained_trunk(facts: Facts) -> Iterator[Finding]:
     if not facts.method.is_classifier or facts.resumes or facts.config["Global"]["pretrained_model"]:
         return
     if facts.method.allow_untrained_trunk:
-        yield Finding("warning", "Global.pretrained_model is not set: the trunk starts from random weights")
+        yield warning("Global.pretrained_model is not set: the trunk starts from random weights")
     else:
         yield Finding("refusal", "Global.pretrained_model is not set, so the probe would be trained on a frozen trunk "
                       "of random weights: name a pretraining run, or set Model.allow_untrained_trunk to True for a "
-                      "baseline", "", ("Model.allow_untrained_trunk=True",))
+                      "baseline")
 
 
 def idle_sections(facts: Facts) -> Iterator[Finding]:
     """Parts of the config say something else than what is done."""
-    config = facts.config
+    config, settings = facts.config, facts.config["Global"]
     name, network = config["Model"]["name"], config["Model"]["backbone"].get("type", "")
     named = re.fullmatch(r"[a-z0-9]+(?:_swav)?_(resnet\w+?)_(pretrain|linearprobe|finetune)", name)
     if named and named[1] != network.replace("swav", "", 1):
-        yield Finding("warning", f"Model.name {name} speaks of {named[1]} but Model.backbone.type is {network}, which "
-                      "is what runs; the output folder has the name")
-    for section in ("Loss", "Metric") if not facts.method.is_classifier else ():
-        if config.get(section):
-            yield Finding("warning", f"{section} has no effect: {name} brings its own loss and has no labels to "
-                          "measure with")
+        yield warning(f"Model.name {name} speaks of {named[1]} but Model.backbone.type is {network}, which is what "
+                      "runs; the output folder has the name")
+    for section in ("Loss", "Metric"):
+        if config.get(section) and not facts.method.is_classifier:
+            yield warning(f"{section} has no effect: {name} brings its own loss and has no labels to measure with")
     if facts.method.has_embedding and not config["Model"]["backbone"].get("normalize"):
-        yield Finding("warning", "Model.backbone.normalize is not True: embeddings of any length make scores of any "
-                      "size, and NaN of them sooner or later", "clustering methods work on the unit sphere",
-                      ("Model.backbone.normalize=True",))
-    settings = config["Global"]
+        yield warning("Model.backbone.normalize is not True: embeddings of any length make scores of any size, and NaN "
+                      "of them sooner or later", "clustering methods work on the unit sphere",
+                      "Model.backbone.normalize=True")
     if settings["eval_unit"] == "step" and settings["knn_interval"]:
-        yield Finding("warning", "Global.eval_unit step has no effect: Global.knn_interval counts epochs, and the "
-                      "online probe is measured with it", "measure the probe alone", ("Global.knn_interval=0",))
+        yield warning("Global.eval_unit step has no effect: Global.knn_interval counts epochs, and the online probe is "
+                      "measured with it", "measure the probe alone", "Global.knn_interval=0")
 
 
 def learning_rate(facts: Facts) -> Iterator[Finding]:
@@ -80,9 +74,9 @@ def learning_rate(facts: Facts) -> Iterator[Finding]:
         return
     there, here = (f"{first:.2g}" if first == last else f"{first:.2g} to {last:.2g}"
                    for first, last in (published[1:], (low, high)))
-    yield Finding("warning", f"Optimizer.lr.learning_rate {rate:g} does not fit a global batch of {batch}: {there} was "
-                  f"published for 256, i.e. {here} here (linear rule)", "scale rates that are meant for 256",
-                  ("Global.lr_base_batch=256",))
+    yield warning(f"Optimizer.lr.learning_rate {rate:g} does not fit a global batch of {batch}: {there} was published "
+                  f"for 256, i.e. {here} here (linear rule)", "scale rates that are meant for 256",
+                  "Global.lr_base_batch=256")
 
 
 RULES = (idle_sections, learning_rate, untrained_trunk)

@@ -71,7 +71,7 @@ def test_batches_that_all_ranks_share_are_refused(config):
     from passl.preflight.rules import config_findings
 
     checked = check(load_config(str(config), ["DataLoader.Train.sampler.name=BatchSampler"]))
-    assert config_findings(checked, 1) == []
+    assert list(config_findings(checked, 1)) == []
     with pytest.raises(UserError, match="gives each of the 2 processes the same images: use DistributedBatchSampler"):
         refuse(config_findings(checked, 2))
 

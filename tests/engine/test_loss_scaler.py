@@ -5,7 +5,7 @@ import pytest
 
 from passl.config.schema import GRAD_SCALER
 from passl.distributed import JointFailure
-from passl.engine.loss_scaler import LossScaler
+from passl.engine.precision import LossScaler
 
 
 def parameter(gradient):

@@ -10,8 +10,7 @@ import pytest
 from paddle.base import core
 from paddle.base.framework import _dygraph_tracer
 
-from passl.engine.loss_scaler import LossScaler
-from passl.engine.precision import Precision
+from passl.engine.precision import LossScaler, Precision
 from passl.methods.epoch_labels import EpochLabels
 from passl.optim.groups import GroupedOptimizer
 from tests.engine.runs import assert_same_state, state_of, trainer
@@ -251,7 +250,7 @@ def test_scores_of_a_split_step_leave_autocast(levels):
 
 
 def test_losses_of_classifiers_leave_autocast(levels):
-    from passl.methods.losses import WeightedSum
+    from passl.methods.classify import WeightedSum
 
     with autocast_level():
         WeightedSum()(paddle.ones([2, 3], "float16"), paddle.to_tensor([0, 1]))

@@ -62,7 +62,8 @@ def test_online_probe_resumes_exactly(tmp_path, images):
                          f"Global.checkpoint={first.folder}/latest")
     second.run()
     for name in ("weight", "bias", "velocity"):
-        np.testing.assert_array_equal(getattr(probe_of(straight), name).numpy(), getattr(probe_of(second), name).numpy())
+        resumed = getattr(probe_of(second), name).numpy()
+        np.testing.assert_array_equal(resumed, getattr(probe_of(straight), name).numpy())
     assert np.abs(probe_of(straight).weight.numpy()).max() > 0
 
 

@@ -10,7 +10,8 @@ from passl.methods.swav import SwAV
 def method():
     paddle.seed(1)
     built = SwAV({"type": "resnet18", "normalize": True, "hidden_mlp": 8, "output_dim": 6, "nmb_prototypes": 7,
-                  "stem": "small", "base_channels": 4}, queue_length=8, epoch_queue_starts=0, run=RunFacts(batch_size=8))
+                  "stem": "small", "base_channels": 4},
+                 queue_length=8, epoch_queue_starts=0, run=RunFacts(batch_size=8))
     built.model.eval()  # batch statistics depend on the split; everything else must not
     built.on_epoch_start(0)
     return built

@@ -8,8 +8,7 @@ from passl.clustering.balanced_labels import balanced_labels
 from passl.config import check, load_config
 from passl.inference.from_config import model_of_config
 from passl.methods.base import RunFacts
-from passl.methods.sela import label_steps
-from passl.methods.sela import initial_labels
+from passl.methods.sela import initial_labels, label_steps
 from tests.engine.runs import trainer, write_images
 from tests.methods import family
 from tests.methods.test_family_resume import config, state_of
@@ -201,7 +200,8 @@ def test_refused_before_the_first_step(settings, message):
 def test_a_projection_head_is_refused():
     backbone = {"type": "resnet18", "output_dim": 8, "normalize": True, "nmb_prototypes": 4}
     with pytest.raises(ValueError, match="Model.backbone.output_dim and Model.backbone.normalize would have no effect"):
-        family.METHODS.build({"name": "SeLa", "backbone": backbone}, run=RunFacts(dataset_size=27, iterations_per_epoch=27))
+        family.METHODS.build({"name": "SeLa", "backbone": backbone},
+                             run=RunFacts(dataset_size=27, iterations_per_epoch=27))
 
 
 def test_advice(tmp_path, images):

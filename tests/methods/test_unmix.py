@@ -196,4 +196,5 @@ def test_every_step_has_a_mixture_of_its_own_also_after_one_left_out(tmp_path):
     run.method.training_step = training_step
     run.run()
     sizes = [(16, 16), (12, 12)]
-    assert mixtures == [draw_mixture(np.random.default_rng([run.run_facts.seed, step]), sizes, 0.5, 1.0) for step in range(4)]
+    seed = run.run_facts.seed
+    assert mixtures == [draw_mixture(np.random.default_rng([seed, step]), sizes, 0.5, 1.0) for step in range(4)]

@@ -207,8 +207,9 @@ EMBED = ["runs/swav/SwAV", "images", "--batch-size", "4", "--workers", "0", "--d
 
 def make_converted() -> None:
     """Files in the layouts of two libraries, and what `passl-convert` makes of them."""
-    from passl.cli.convert import main
     from passl.weights.writers import write_torch
+
+    from passl.cli.convert import main
     from tests.weights.checkpoints import filled, legacy_stream, pretraining_shapes, renamed
     from tests.weights.layouts import VISSL_RULE
 
