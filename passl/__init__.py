@@ -12,11 +12,18 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
-    "assign": "passl.inference",
-    "embed": "passl.inference",
-    "get_model": "passl.inference",
-    "inference_model": "passl.inference",
-    "list_models": "passl.inference",
+    "assign": "passl.inference.assign",
+    "embed": "passl.inference.embed",
+    "embed_folder": "passl.inference.embed",
+    "evaluate": "passl.engine.evaluate",
+    "export": "passl.inference.export",
+    "get_model": "passl.inference.get_model",
+    "inference_model": "passl.inference.predict",
+    "knn": "passl.inference.accuracy",
+    "list_models": "passl.inference.get_model",
+    "predict": "passl.inference.predict",
+    "probe": "passl.inference.accuracy",
+    "recalibrate": "passl.inference.recalibrate",
     "train": "passl.engine.session",
 }
 

@@ -119,7 +119,7 @@ def train_and_score(settings: dict, options) -> dict:
     from passl.config import check, load_config
     from passl.engine.session import join
     from passl.engine.trainer import Trainer
-    from passl.evaluation.labelled_data import bank_loader, evaluation_loader
+    from passl.inference.labelled_data import bank_loader, evaluation_loader
 
     path = options.output / f"{settings['Model']['name']}_seed_{settings['Global']['seed']}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -140,9 +140,9 @@ def train_and_score(settings: dict, options) -> dict:
 
 def scores(model, bank, query) -> dict:
     """k-NN and linear accuracy of the trunk's features, in per cent."""
-    from passl.evaluation.extract import extract_features
     from passl.evaluation.knn import knn_accuracy
     from passl.evaluation.linear import best, sgd_probe
+    from passl.inference.extract import extract_features
 
     train, test = extract_features(model, bank), extract_features(model, query)
     nearest = knn_accuracy(*train, *test, ks=(20,), temperatures=(0.07,))[0].top1

@@ -4,11 +4,11 @@ from __future__ import annotations
 import csv
 import json
 import os
-import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Optional, Sequence
 
-from passl.cli.model_options import check_output, make_model_parser, open_model, require_one_process
+import passl
+from passl.cli.model_options import add_images, check_output, make_model_parser, open_model, require_one_process
 from passl.cli.run import run_guarded
 from passl.errors import UserError
 
@@ -17,7 +17,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point of the command."""
     parser = make_model_parser("passl-assign", "Sort images into the clusters (prototypes) of a pretrained network. In "
                                "a folder with one sub-folder per class the agreement with the classes is printed.")
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders, or list files of paths")
+    add_images(parser, "leave damaged files out instead of stopping")
     parser.add_argument("--output", metavar="FILE", help="CSV: path, then cluster and confidence for each head")
     parser.add_argument("--links", metavar="FOLDER", help="make FOLDER/cluster_0012/<image> links, to look at clusters")
     parser.add_argument("--balanced", action="store_true", help="assign all images together by Sinkhorn, about equally "
@@ -27,7 +27,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--temperature", type=float, default=None, help="of the confidence without --balanced; "
                         "default: the run's, else 0.1")
     parser.add_argument("--metrics", metavar="FILE", help="write what is printed as JSON")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged files out instead of stopping")
     parser.add_argument("--iterations", type=int, default=3, help="of --balanced: more makes the sizes more equal")
     options = parser.parse_args(arguments)
     require_one_process(parser)
@@ -43,72 +42,34 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def assign(options) -> None:
     model = open_model(options)
-    import numpy as np
-
-    from passl.inference.stream import find_images, stream
-    from passl.inference.use import Clusters, assign_scores, score_function
+    from passl.inference.assign import trained_settings
+    from passl.inference.images import find_images
 
     if options.links:
         refuse_filled(Path(options.links))
-    settings = settings_of(model, options)
+    given = {name: getattr(options, name) for name in ("temperature", "epsilon")}
+    settings = {**trained_settings(model), **{name: value for name, value in given.items() if value is not None}}
     samples = find_images(options.images)
-    kept: List[np.ndarray] = []
-    parts: List[Any] = []  # scores only for --balanced, which needs those of all images at once
-    sizes: List[int] = []
-    for batch in stream(model, samples, score_function(model), options.batch_size, options.workers,
-                        options.skip_unreadable):
-        rows = np.flatnonzero(batch.readable)
-        kept.append(batch.start + rows)
-        scores = [head.astype("float32").numpy()[rows] for head in batch.output]
-        sizes = [head.shape[1] for head in scores]
-        if len(rows):
-            parts.append(scores if options.balanced else assign_scores(scores, False, settings["temperature"]))
-    if not parts:
-        raise UserError("none of the images can be read")
-    if options.balanced:
-        result = assign_scores([np.concatenate(head) for head in zip(*parts)], True, epsilon=settings["epsilon"],
-                               iterations=options.iterations)
-    else:
-        result = Clusters(*(np.concatenate(values) for values in zip(*parts)))
-    images = np.concatenate(kept)
-    paths = [samples.path(int(index)) for index in images]
+    result = passl.assign(model, samples, options.balanced, iterations=options.iterations, **settings,
+                          batch_size=options.batch_size, workers=options.workers,
+                          skip_unreadable=options.skip_unreadable)
+    paths = [samples.path(int(index)) for index in result.index]
     if options.output:
         write_csv(Path(options.output), paths, result)
     if options.links:
         make_links(Path(options.links), paths, result.clusters[:, 0])
-    summaries = [summary(result, head, size, samples.labels[images]) for head, size in enumerate(sizes)]
-    for head, found in enumerate(summaries):
-        print(f"head {head}: {len(paths)} images in {found['used']} of {found['prototypes']} clusters, mean confidence "
-              f"{found['confidence']:.3f}")
+    heads = result.summary(samples.labels[result.index])
+    for found in heads:
+        print(f"head {found['head']}: {len(paths)} images in {found['used']} of {found['prototypes']} clusters, mean "
+              f"confidence {found['confidence']:.3f}")
         if "nmi" in found:
             print(json.dumps(found))
-    if len(paths) < len(samples):
-        print(f"{len(samples) - len(paths)} images could not be read and are left out")
+    unreadable = len(samples) - len(paths)
+    if unreadable:
+        print(f"{unreadable} images could not be read and are left out")
     if options.metrics:
-        Path(options.metrics).write_text(json.dumps({"model": options.model, "unreadable": len(samples) - len(paths),
-                                                     **settings, "heads": summaries}, indent=1))
-
-
-def settings_of(model, options) -> Dict[str, float]:
-    """Temperature and epsilon: of the command line, else of the run that the weights are from, else customary ones."""
-    from passl.inference.card import run_config
-    from passl.inference.use import TEMPERATURE
-
-    trained = (run_config(Path(model.card.source)).get("Model") or {}) if model.card.source else {}
-    usual = {"temperature": TEMPERATURE, "epsilon": 0.05}
-    given = {name: getattr(options, name) for name in usual}
-    return {name: value if value is not None else trained.get(name, usual[name]) for name, value in given.items()}
-
-
-def summary(result, head: int, prototypes: int, labels) -> Dict[str, Any]:
-    """Numbers about the clusters of one head; with agreement measures where images have classes."""
-    import numpy as np
-
-    from passl.evaluation.cluster_metrics import cluster_metrics
-
-    found = {"head": head, "prototypes": prototypes, "used": len(np.unique(result.clusters[:, head])),
-             "confidence": float(result.confidence[:, head].mean())}
-    return {**found, **cluster_metrics(result.clusters[:, head], labels)} if (labels >= 0).any() else found
+        Path(options.metrics).write_text(json.dumps({"model": options.model, "unreadable": unreadable, **settings,
+                                                     "heads": heads}, indent=1))
 
 
 def write_csv(path: Path, paths: Sequence[str], result) -> None:
@@ -135,7 +96,3 @@ def make_links(folder: Path, paths: Sequence[str], clusters) -> None:
         place.mkdir(parents=True, exist_ok=True)
         link = place / os.path.basename(image)
         os.symlink(os.path.abspath(image), link.with_name(f"{row}_{link.name}") if link.is_symlink() else link)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -125,7 +125,3 @@ def _verify(options: argparse.Namespace, layout: Optional[str]) -> int:
         print(f"passl-convert: the converted model differs by more than {TOLERANCE:g}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

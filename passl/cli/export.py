@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import List, Optional
 
@@ -73,7 +72,3 @@ def export_model(options) -> None:
                                                                                                  "paddle")):
         print(file)
     print(f"input: normalised float32 [{', '.join('any' if size is None else str(size) for size in shape)}]")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

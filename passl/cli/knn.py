@@ -1,12 +1,10 @@
 """`passl-knn MODEL --train FOLDER --test FOLDER`: k-NN accuracy of features."""
 from __future__ import annotations
 
-import json
-import sys
 from typing import Optional, Sequence
 
-from passl.cli.labelled_features import features_of, join_and_open, make_features_parser, shard_of
-from passl.cli.model_options import check_output
+import passl
+from passl.cli.model_options import check_output, join_and_open, make_features_parser, write_features_result
 from passl.cli.run import run_guarded
 
 
@@ -24,24 +22,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def knn(options) -> None:
     model = join_and_open(options)
     from passl import distributed
-    from passl.evaluation.knn import knn_accuracy
-    from passl.evaluation.labelled_data import check_same_classes
 
-    bank, bank_classes = shard_of(model, options.train, "train", options)
-    queries, query_labels, classes = features_of(model, options.test, "test", options)
-    check_same_classes(bank_classes, classes, options.train, options.test)
-    accuracies = knn_accuracy(bank.features, bank.labels, queries, query_labels, ks=options.k,
-                              temperatures=options.temperature, bank_indices=bank.indices)
+    accuracies = passl.knn(model, options.train, options.test, options.k, options.temperature, options.cache,
+                           options.batch_size, options.workers)
     if distributed.rank():
         return
     for accuracy in accuracies:
         print(f"k {accuracy.k:>4}  temperature {accuracy.temperature:g}  top-1 {100 * accuracy.top1:.2f}  "
               f"top-5 {100 * accuracy.top5:.2f}")
-    if options.output:
-        with open(options.output, "w") as file:
-            json.dump({"model": options.model, "train": options.train, "test": options.test,
-                       "knn": [accuracy._asdict() for accuracy in accuracies]}, file, indent=1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    write_features_result(options, {"knn": [accuracy._asdict() for accuracy in accuracies]})

@@ -91,7 +91,3 @@ def entry(one: Release, folder: str) -> str:
     lines = [textwrap.fill(str(value), WIDTH, initial_indent=f"  {label:<12}", subsequent_indent=" " * 14,
                            break_long_words=False, break_on_hyphens=False) for label, value in fields if value]
     return "\n".join([one.name, *lines])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

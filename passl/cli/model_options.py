@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Mapping, Optional
 
 import passl
 from passl.errors import UserError
@@ -30,6 +31,47 @@ def make_model_parser(prog: str, description: str, batch_size: int = 64) -> argp
                         "all cores")
     parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
     return parser
+
+
+def add_images(parser: argparse.ArgumentParser, skipping: str) -> None:
+    """IMAGES and --skip-unreadable, which does `skipping`."""
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders, or list files of paths")
+    parser.add_argument("--skip-unreadable", action="store_true", help=skipping)
+
+
+def make_features_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """A model parser with --train, --test, --cache and --output."""
+    parser = make_model_parser(prog, description)
+    parser.add_argument("--train", required=True, metavar="FOLDER", help="labelled images to learn from: a class tree "
+                        "or a list file")
+    parser.add_argument("--test", required=True, metavar="FOLDER", help="labelled images to classify")
+    parser.add_argument("--cache", metavar="FOLDER", help="keep the features here, in train/ and test/; another call "
+                        "with the same weights, images and transforms takes them from there")
+    parser.add_argument("--output", metavar="FILE", help="write the results as JSON")
+    return parser
+
+
+def join_and_open(options: argparse.Namespace) -> paddle.nn.Layer:
+    """Join the job, if the command was launched on several processes, and build the model of a features parser."""
+    from passl import distributed
+    from passl.engine import environment
+
+    distributed.check_launch_environment()
+    environment.prepare(options.threads, cpu=options.device != "gpu")
+    distributed.initialize(environment.select_device(options.device, key="--device", remedy="--device cpu"))
+    model = open_model(options)
+    require_weights(model)
+    from passl.inference.accuracy import require_labelled
+
+    require_labelled({"--train": options.train, "--test": options.test})
+    return model
+
+
+def write_features_result(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
+    """Write what was asked and found as JSON, when --output says so."""
+    if options.output:
+        with open(options.output, "w") as file:
+            json.dump({"model": options.model, "train": options.train, "test": options.test, **result}, file, indent=1)
 
 
 def open_model(options: argparse.Namespace) -> paddle.nn.Layer:

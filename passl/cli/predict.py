@@ -3,11 +3,10 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from passl.cli.model_options import check_output, make_model_parser, open_model, require_one_process
+from passl.cli.model_options import add_images, check_output, make_model_parser, open_model, require_one_process
 from passl.cli.run import run_guarded
 from passl.errors import UserError
 
@@ -15,11 +14,10 @@ from passl.errors import UserError
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point of the command."""
     parser = make_model_parser("passl-predict", "Classify images with a trained probe or fine-tuned model.")
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders, or list files of paths")
+    add_images(parser, "leave damaged files out instead of stopping")
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="answers for each image")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, for weights that bring none")
     parser.add_argument("--output", metavar="FILE", help="write .json or .csv instead of lines on the terminal")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave damaged files out instead of stopping")
     options = parser.parse_args(arguments)
     require_one_process(parser)
     if options.top_k < 1:
@@ -32,32 +30,26 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def predict(options) -> None:
     model = open_model(options)
-    import paddle.nn.functional as F
-
     from passl.inference.card import read_class_names
-    from passl.inference.stream import find_images, stream
-    from passl.inference.use import describe, require_classifier
+    from passl.inference.engine import Engine
+    from passl.inference.images import find_images
+    from passl.inference.predict import predictions, require_classifier
 
     require_classifier(model)
-    classes = read_class_names(Path(options.classes)) if options.classes else model.card.classes
+    classes = read_class_names(Path(options.classes)) if options.classes else None
     if options.classes and not classes:
         problem = "there are no names in it" if Path(options.classes).is_file() else "there is no such file"
         raise UserError(f"--classes {options.classes}: {problem}; wanted is one class name a line, in the order of "
                         "the outputs")
     samples = find_images(options.images)
+    engine = Engine(model, options.batch_size, options.workers, options.skip_unreadable)
     results: List[dict] = []
-    for batch in stream(model, samples, lambda images: F.softmax(model(images).astype("float32"), axis=1),
-                        options.batch_size, options.workers, options.skip_unreadable):
-        scores = batch.output.numpy()
-        if classes and len(classes) != scores.shape[1]:
-            raise UserError(f"{len(classes)} class names for a classifier of {scores.shape[1]} classes: --classes "
-                            "names another file")
-        for row in batch.readable.nonzero()[0]:
-            path = samples.path(batch.start + int(row))
-            top = describe(scores[row], classes, options.top_k)["top"]
-            results.append({"path": path, "predictions": [{"class": name, "score": score} for name, score in top]})
-            if not options.output:
-                print(f"{path}: " + ", ".join(f"{name} {100 * score:.1f}%" for name, score in top), flush=True)
+    for index, result in predictions(engine, samples, classes, options.top_k):
+        path = samples.path(index)
+        results.append({"path": path, "predictions": [{"class": name, "score": score}
+                                                      for name, score in result["top"]]})
+        if not options.output:
+            print(f"{path}: " + ", ".join(f"{name} {100 * score:.1f}%" for name, score in result["top"]), flush=True)
     if options.output:
         write(Path(options.output), results)
 
@@ -73,7 +65,3 @@ def write(path: Path, results: List[dict]) -> None:
         for result in results:
             for rank, prediction in enumerate(result["predictions"], 1):
                 writer.writerow([result["path"], rank, prediction["class"], f"{prediction['score']:.6f}"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -26,6 +26,8 @@ class ImageDataset:
     batches never changes. The returned index is that of the image really used.
     """
 
+    remedy = "dataset.image_errors: skip would leave such files out"  # another one where there is no config
+
     def __init__(self, samples: ImageFiles, image_errors: ImageErrors, seed: int):
         self.samples, self.image_errors, self.seed = samples, image_errors, seed
         self.skipped: Dict[str, str] = {}
@@ -54,7 +56,7 @@ class ImageDataset:
             return self._decoded(index, reduction), index
         except DataError as error:
             if self.image_errors == "error":
-                raise DataError(f"{error}; dataset.image_errors: skip would leave such files out") from None
+                raise DataError(str(error), self.remedy) from None
             self.skipped[name] = str(error)
         stream = Stream(self.seed, epoch, index, _REPLACEMENT_STREAM)
         for _ in range(_MOST_REPLACEMENTS):

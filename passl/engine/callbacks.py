@@ -54,7 +54,7 @@ class Callback:
     def on_epoch_end(self, epoch: int, averages: Dict[str, float]) -> None: ...
 
     def on_evaluation_batch(self, epoch: int, record) -> None:
-        """`record` is a passl.evaluation.extract.BatchRecord."""
+        """`record` is a passl.inference.engine.BatchRecord."""
 
     def on_metrics(self, epoch: int, step: int, metrics: Dict[str, float]) -> None: ...
 

@@ -8,9 +8,9 @@ import paddle
 
 from passl.data import Loader
 from passl.errors import UserError
-from passl.evaluation.extract import extract_features, extract_shard
 from passl.evaluation.knn import knn_accuracy
 from passl.evaluation.online import OnlineProbe
+from passl.inference.extract import extract_features, extract_shard
 
 NEIGHBOURS = (10, 20, 200)
 TEMPERATURE = 0.07
@@ -94,7 +94,7 @@ def build_evaluations(config: Mapping[str, Any], loader, method, companions: Map
     if not has_queries:
         raise UserError("Global.knn_interval needs DataLoader.Eval, the labelled images to classify: add it, or set "
                         "knn_interval to 0")
-    from passl.evaluation.labelled_data import bank_loader, check_same_classes, evaluation_loader
+    from passl.inference.labelled_data import bank_loader, check_same_classes, evaluation_loader
 
     queries = evaluation_loader(config["DataLoader"]["Eval"], settings["seed"])
     bank = bank_loader(config, loader.dataset, queries) if settings["knn_interval"] else None
@@ -110,8 +110,8 @@ def build_validation(config: Mapping[str, Any], method, interval, autocast: Call
 
     DataError when its classes are not those of training; ValueError when there are more than the classifier has.
     """
-    from passl.evaluation.labelled_data import check_same_classes, evaluation_loader
-    from passl.evaluation.validate import Validation, build_metrics
+    from passl.inference.labelled_data import check_same_classes, evaluation_loader
+    from passl.inference.validate import Validation, build_metrics
     from passl.methods.classify import WeightedSum
 
     loader = evaluation_loader(config["DataLoader"]["Eval"], config["Global"]["seed"])

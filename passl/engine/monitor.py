@@ -70,7 +70,7 @@ class VisualDL(Callback):
 
     def on_first_batch(self, batch):
         if "crops" in batch:
-            from passl.data.preview import crop_grid
+            from passl.data.batch import crop_grid
 
             self.writer.add_image("first_batch/crops", crop_grid(first_images(batch)), 0)
 
@@ -107,7 +107,7 @@ class CropPicture(Callback):
         if "crops" in batch:
             from PIL import Image
 
-            from passl.data.preview import crop_grid
+            from passl.data.batch import crop_grid
 
             Image.fromarray(crop_grid(first_images(batch))).save(self.path)
 

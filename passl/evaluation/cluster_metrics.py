@@ -26,10 +26,9 @@ def contingency(assignments, labels) -> np.ndarray:
     labelled = labels >= 0
     if not labelled.any():
         raise UserError("no image has a label: agreement with classes is not defined")
-    clusters, row = np.unique(assignments[labelled], return_inverse=True)
-    classes, column = np.unique(labels[labelled], return_inverse=True)
-    flat = row * len(classes) + column
-    return np.bincount(flat, minlength=len(clusters) * len(classes)).reshape(len(clusters), len(classes))
+    from sklearn.metrics.cluster import contingency_matrix
+
+    return contingency_matrix(assignments[labelled], labels[labelled])  # of "classes" and "clusters" in its words
 
 
 def cluster_metrics(assignments, labels) -> Dict[str, float]:

@@ -97,6 +97,60 @@ class TopkAcc:
         return {**{f"top{k}": value for k, value in zip(self.topk, fractions)}, "metric": fractions[0]}
 
 
+@METRICS.register("ConfusionMatrix")
+class ConfusionMatrix:
+    """Counts of (true class, predicted class); reports the mean over classes of the accuracy within each class.
+
+    Predictions are the argmax of the logits, the lowest class on a tie; labels of -1 are left out; classes without an
+    image do not enter the mean.
+    """
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._classes = 0
+        self._state = None
+
+    def update(self, logits, labels) -> None:
+        """Count one batch of this rank: logits float [B, C], labels int [B] or [B, 1]; B may be 0."""
+        logits, labels = check_logits(logits, labels)
+        if self._classes not in (0, logits.shape[1]):
+            raise UserError(f"batches of {self._classes} and of {logits.shape[1]} classes in one confusion matrix")
+        self._classes = logits.shape[1]
+        cells = self._classes**2
+        if self._state is None:
+            self._state = paddle.zeros([cells + 3], dtype="int64")  # cells, unlabelled, faults
+        if logits.shape[0] == 0:
+            return
+        inside = labels.clip(0, self._classes - 1) * self._classes + logits.argmax(axis=1)
+        cell = paddle.where(labels >= 0, inside, paddle.full_like(inside, cells))
+        counts = paddle.bincount(cell, minlength=cells + 1)
+        self._state = self._state + paddle.concat([counts.astype("int64"), count_faults(logits, labels)])
+
+    def matrix(self, collectives=None) -> np.ndarray:
+        """int64 [C, C] over all ranks, rows are true classes; every rank must have seen a batch (it may be empty)."""
+        if self._state is None:
+            raise UserError("ConfusionMatrix saw no batch: the evaluation set is empty")
+        state = all_ranks(self._state, collectives)
+        raise_for_faults(state[-2:], self._classes)
+        return state[:-3].reshape(self._classes, self._classes)
+
+    def result(self, collectives=None) -> Dict[str, float]:
+        """{"mean_class_accuracy": .., "metric": the same} as fractions, over all ranks (one all-reduce)."""
+        accuracy = mean_class_accuracy(self.matrix(collectives))
+        return {"mean_class_accuracy": accuracy, "metric": accuracy}
+
+
+def mean_class_accuracy(matrix: np.ndarray) -> float:
+    """Mean over the classes that have images of the fraction predicted right; `matrix` [C, C], rows true classes."""
+    images = matrix.sum(1)
+    if not images.any():
+        raise UserError("the confusion matrix is empty: there was no labelled image")
+    return float((np.diag(matrix)[images > 0] / images[images > 0]).mean())
+
+
 def all_ranks(state, collectives=None) -> np.ndarray:
     """Sum of an integer tensor over the ranks, as NumPy."""
     if collectives is None:

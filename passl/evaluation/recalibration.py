@@ -5,44 +5,56 @@ crops. The published figures use them as they are; measuring them at the resolut
 """
 from __future__ import annotations
 
-from typing import Iterable
+from typing import Callable
 
 import paddle
 from paddle import nn
 
 from passl import distributed
 from passl.errors import UserError
-from passl.evaluation.extract import evaluation_mode, feature_function
 
 
-def recalibrate_batch_norm(model: nn.Layer, batches: Iterable[paddle.Tensor]) -> int:
-    """Set every running mean and variance of the trunk to the average over `batches`; returns the images used.
+class BatchNormAverage:
+    """Sets every running mean and variance that `features` reaches to the average over batches, when its block ends.
 
-    batches: normalised images float32 [B, 3, H, W], this rank's share; all batches of all ranks count alike, so give
-    batches of one size. Weights stay as they are, and so does the mode of every layer. ValueError without batches or
-    without batch norm.
+        with BatchNormAverage(network, network.extract_feat) as average:
+            for images in batches:
+                average.observe(images)
+        average.images  # how many they were, over all ranks
+
+    All batches of all ranks count alike, so give batches of one size. Weights stay as they are. `observe` leaves batch
+    norm in training mode. ValueError without batch norm or without a batch.
     """
-    function = feature_function(model)
-    layers = [layer for layer in model.sublayers() if isinstance(layer, nn.layer.norm._BatchNormBase)]
-    if not layers:
-        raise UserError(f"{type(model).__name__} has no batch norm to recalibrate")
-    momenta = [layer._momentum for layer in layers]
-    count = images = 0
-    with evaluation_mode(model):
-        try:
-            for batch in batches:
-                for layer in layers:
-                    layer.train()
-                    layer._momentum = count / (count + 1)  # a plain average over batches instead of a decaying one
-                function(batch)
-                count, images = count + 1, images + batch.shape[0]
-        finally:
-            for layer, momentum in zip(layers, momenta):
-                layer._momentum = momentum
-        total = distributed.all_reduce(paddle.to_tensor([float(count), float(images)])).tolist()
-        if not total[0]:
+
+    def __init__(self, network: nn.Layer, features: Callable[[paddle.Tensor], paddle.Tensor]):
+        self.features, self.batches, self.images = features, 0, 0
+        self._layers = [layer for layer in network.sublayers() if isinstance(layer, nn.layer.norm._BatchNormBase)]
+        if not self._layers:
+            raise UserError(f"{type(network).__name__} has no batch norm to recalibrate")
+        self._momenta = [layer._momentum for layer in self._layers]
+
+    def __enter__(self) -> BatchNormAverage:
+        return self
+
+    @paddle.no_grad()
+    def observe(self, images: paddle.Tensor) -> None:
+        """Take one batch of this rank into the average: normalised images float32 [B, 3, H, W]."""
+        for layer in self._layers:
+            layer.train()
+            layer._momentum = self.batches / (self.batches + 1)  # a plain average instead of a decaying one
+        self.features(images)
+        self.batches, self.images = self.batches + 1, self.images + images.shape[0]
+
+    @paddle.no_grad()
+    def __exit__(self, kind, error, traceback) -> None:
+        for layer, momentum in zip(self._layers, self._momenta):
+            layer._momentum = momentum
+        if kind is not None:
+            return
+        batches, images = distributed.all_reduce(paddle.to_tensor([float(self.batches), float(self.images)])).tolist()
+        if not batches:
             raise UserError("there are no images to measure batch-norm statistics on")
-        for layer in layers:  # those that the trunk does not reach (a projection head's) hold the same on every rank
+        for layer in self._layers:  # those that are not reached (a projection head's) hold the same on every rank
             for buffer in (layer._mean, layer._variance):
-                buffer.set_value(distributed.all_reduce(buffer * (count / total[0])))
-    return int(total[1])
+                buffer.set_value(distributed.all_reduce(buffer * (self.batches / batches)))
+        self.images = int(images)

@@ -1,72 +1,93 @@
-"""Embeddings of any number of images on disk: written as they come, continued after an interruption."""
+"""Features of images: as an array, or of any number of files into a folder, continued after an interruption."""
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
+from passl import files
 from passl.data.sources import ImageFiles
 from passl.errors import UserError
 from passl.evaluation.features import fingerprint
 from passl.inference.card import card_of
-from passl.inference.stream import digest, stream
+from passl.inference.engine import Engine, Model
+from passl.inference.images import PathLike, digest, find_images
 
 FEATURES, INDEX, PARTIAL, PROGRESS = "features.npy", "index.csv", "features.partial.npy", "progress.json"
 LOCK = ".lock"
 SAVE_SECONDS = 10.0
 
 
-def embed_to_folder(model, samples: ImageFiles, folder: Path, batch_size: int = 64, workers: int = 0,
-                    skip_unreadable: bool = False) -> Dict[str, Any]:
+def embed(model: Model, images: Any, batch_size: int = 32) -> np.ndarray:
+    """Features of pictures, float32 [N, F], also for a single one (N = 1): pooled trunk features, before any head.
+
+    images: see `passl.inference.images.collect`; TypeError or ValueError for what is no picture.
+
+    Example:
+        >>> import numpy, passl
+        >>> model = passl.get_model("resnet10", base_channels=4, stem="small")
+        >>> passl.embed(model, numpy.zeros([3, 32, 32, 3], "uint8")).shape
+        (3, 32)
+    """
+    return Engine(model, batch_size).run(images)["features"]
+
+
+class EmbeddedFolder(NamedTuple):
+    """images: rows in all; continued_from: of them there already; unreadable: paths; seconds that this call took."""
+
+    images: int
+    continued_from: int
+    unreadable: List[str]
+    seconds: float
+
+
+def embed_folder(model: Model, images: Union[ImageFiles, PathLike, Sequence[PathLike]], folder: PathLike,
+                 batch_size: int = 64, workers: int = 0, skip_unreadable: bool = False) -> EmbeddedFolder:
     """Write `features.npy` float32 [N, F] and `index.csv` (row, path, class, readable) below `folder`.
 
-    Row i is image i of `samples`; rows of unreadable images (`skip_unreadable`) are NaN. While it runs the rows done
-    are in `features.partial.npy` and their number in `progress.json`; the same call continues there. Returns a summary
-    {"images", "continued_from", "unreadable", "seconds"}.
+    images: files, folders and list files. Row i is image i; rows of unreadable images (`skip_unreadable`) are NaN.
+    While it runs the rows done are in `features.partial.npy` and their number in `progress.json`; the same call
+    continues there.
     ValueError when the folder holds the work of other weights, images or transforms, or another process works in it.
+
+    Example:
+        >>> import numpy, passl, PIL.Image
+        >>> PIL.Image.fromarray(numpy.zeros([32, 32, 3], "uint8")).save("black.png")
+        >>> model = passl.get_model("resnet10", base_channels=4, stem="small")
+        >>> passl.embed_folder(model, "black.png", "embeddings").images
+        1
+        >>> numpy.load("embeddings/features.npy").shape
+        (1, 32)
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        return _embed_to_folder(model, samples, folder, batch_size, workers, skip_unreadable)
+    busy = UserError(f"another process is writing embeddings to {folder}: wait for it, or choose another folder")
+    samples = images if isinstance(images, ImageFiles) else find_images(images)
+    with files.locked(folder / LOCK, busy):
+        return _embed_folder(Engine(model, batch_size, workers, skip_unreadable), samples, folder)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of this machine out of the folder; a process that dies gives it back."""
-    with open(folder / LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is writing embeddings to {folder}: wait for it, or choose another folder"
-                            ) from None
-        yield
-
-
-def _embed_to_folder(model, samples: ImageFiles, folder: Path, batch_size: int, workers: int, skip_unreadable: bool
-                     ) -> Dict[str, Any]:
-    key = {"weights": fingerprint(model.state_dict()), "images": digest(samples),
-           "transform": json.loads(json.dumps(card_of(model).transform)), "batch_size": batch_size}
+def _embed_folder(engine: Engine, samples: ImageFiles, folder: Path) -> EmbeddedFolder:
+    key = {"weights": fingerprint(engine.network.state_dict()), "images": digest(samples),
+           "transform": json.loads(json.dumps(card_of(engine.network).transform)), "batch_size": engine.batch_size}
     progress = _progress(folder, key)
     begin = time.monotonic()
     done, unreadable = progress["batches"], list(progress["unreadable"])
-    summary = {"images": len(samples), "continued_from": min(done * batch_size, len(samples)), "unreadable": unreadable}
+    continued_from = min(done * engine.batch_size, len(samples))
     if not progress["complete"]:
         rows: Optional[np.ndarray] = None
         saved = time.monotonic()
-        for batch in stream(model, samples, model.extract_feat, batch_size, workers, skip_unreadable, done):
-            values = batch.output.astype("float32").numpy()
-            values[~batch.readable] = np.nan
+        for batch in engine.stream(samples, first_batch=done):
+            values = batch.array("features")
             if rows is None:
                 rows = _open(folder / PARTIAL, (len(samples), values.shape[1]), new=done == 0)
             rows[batch.start:batch.start + len(values)] = values
-            unreadable += [samples.path(batch.start + int(row)) for row in np.flatnonzero(~batch.readable)]
+            unreadable += [samples.path(batch.start + int(row)) for row in np.flatnonzero(~batch.valid)]
             done += 1
             if time.monotonic() - saved > SAVE_SECONDS:
                 rows.flush()
@@ -78,7 +99,7 @@ def _embed_to_folder(model, samples: ImageFiles, folder: Path, batch_size: int, 
         _write_index(folder / INDEX, samples, set(unreadable))
         os.replace(folder / PARTIAL, folder / FEATURES)
         _save(folder, {"key": key, "batches": done, "unreadable": unreadable, "complete": True})
-    return {**summary, "seconds": time.monotonic() - begin}
+    return EmbeddedFolder(len(samples), continued_from, unreadable, time.monotonic() - begin)
 
 
 def _progress(folder: Path, key: Dict[str, Any]) -> Dict[str, Any]:
@@ -103,9 +124,7 @@ def _progress(folder: Path, key: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _save(folder: Path, progress: Dict[str, Any]) -> None:
-    aside = folder / (PROGRESS + ".part")
-    aside.write_text(json.dumps(progress, indent=1))
-    os.replace(aside, folder / PROGRESS)
+    files.write_text(folder / PROGRESS, json.dumps(progress, indent=1))
 
 
 def _open(path: Path, shape, new: bool) -> np.ndarray:
@@ -113,7 +132,7 @@ def _open(path: Path, shape, new: bool) -> np.ndarray:
 
 
 def _write_index(path: Path, samples: ImageFiles, unreadable) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with files.written_aside(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "path", "class", "readable"])
         for row in range(len(samples)):

@@ -12,9 +12,11 @@ import paddle
 from paddle import nn
 
 from passl.errors import UserError
-from passl.evaluation.extract import evaluation_mode
 from passl.inference.card import card_of
+from passl.inference.engine import evaluation_mode
 from passl.inference.exported import model_files, run_exported
+from passl.inference.images import PathLike
+from passl.inference.predict import require_classifier
 from passl.models.base import Network
 
 OUTPUTS = ("auto", "features", "logits", "embedding")
@@ -38,8 +40,6 @@ def decide_output(model: Network, output: str) -> str:
     if output == "auto":
         output = "logits" if "logits" in model.output_heads else "features"
     if output == "logits":
-        from passl.inference.use import require_classifier
-
         require_classifier(model)
     if output == "embedding":
         card = card_of(model)
@@ -51,7 +51,7 @@ def decide_output(model: Network, output: str) -> str:
     return output
 
 
-def export(model: Network, prefix: Path, input_shape: Sequence[Optional[int]] = (None, 3, 224, 224),
+def export(model: Network, prefix: PathLike, input_shape: Sequence[Optional[int]] = (None, 3, 224, 224),
            output: str = "auto", export_type: str = "paddle") -> List[Path]:
     """Write `<prefix>.json` or `.pdmodel` with `<prefix>.pdiparams` (Paddle 3 or 2), or `<prefix>.onnx`.
 
@@ -59,7 +59,15 @@ def export(model: Network, prefix: Path, input_shape: Sequence[Optional[int]] = 
     written. RuntimeError when the exported model's output differs from the live one by more than 1e-5 of its largest
     value (ONNX is run by onnxruntime; a warning when it is not installed); ValueError for an output the model cannot
     give, or ONNX without paddle2onnx.
+
+    Example:
+        >>> import passl
+        >>> model = passl.get_model("resnet10", base_channels=4, stem="small")
+        >>> files = passl.export(model, "exported/trunk", [None, 3, 32, 32])
+        >>> [file.name for file in files if file.suffix == ".pdiparams"]
+        ['trunk.pdiparams']
     """
+    prefix = Path(prefix)
     if len(input_shape) != 4 or input_shape[1] != 3:
         raise UserError(f"input_shape is [batch, 3, height, width] with null for any size, got {list(input_shape)}")
     if export_type == "onnx" and importlib.util.find_spec("paddle2onnx") is None:
@@ -67,7 +75,7 @@ def export(model: Network, prefix: Path, input_shape: Sequence[Optional[int]] = 
     network = InferenceNetwork(model, decide_output(model, output))
     prefix.parent.mkdir(parents=True, exist_ok=True)
     spec = [paddle.static.InputSpec([-1 if size is None else size for size in input_shape], "float32", "images")]
-    with evaluation_mode(network):
+    with evaluation_mode(network), paddle.no_grad():
         images = check_images(input_shape)
         live = network(paddle.to_tensor(images)).numpy()  # before to_static, which replaces the layer's forward
         if export_type == "onnx":

@@ -50,6 +50,11 @@ def list_models(pattern: Optional[str] = "*") -> List[str]:
     Three kinds: trunks ('resnet50'), networks of a method and phase ('swav_resnet50_linearprobe'), and released
     weights ('swav_resnet50_400ep'; `passl list-models` prints their scores, and also those that only `passl-convert`
     reads).
+
+    Example:
+        >>> import passl
+        >>> passl.list_models("swav_resnet50_*probe")
+        ['swav_resnet50_linearprobe']
     """
     pattern = "*" if pattern is None else pattern if set(pattern) & set("*?[") else f"*{pattern}*"
     trunks = BACKBONES.names(aliases=False)
@@ -74,6 +79,13 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
     What became of the weights is logged, as a warning when a part of the network keeps its random values; the `card`
     then says so, and a trunk that does not match is an error.
     UnknownComponent names the nearest known name; CheckpointError says what is wrong with weights.
+
+    Example:
+        >>> import paddle, passl
+        >>> model = passl.get_model("swav_resnet10_pretrain", nmb_prototypes=6, base_channels=4, stem="small")
+        >>> embedding, scores = model(paddle.zeros([2, 3, 32, 32]))
+        >>> list(embedding.shape), list(scores.shape)
+        ([2, 128], [2, 6])
     """
     name, known = os.fspath(name), list_models()
     if name in known:

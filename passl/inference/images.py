@@ -1,8 +1,9 @@
 """Images as people have them - paths, folders, arrays, PIL images, tensors - to batches a network takes."""
 from __future__ import annotations
 
+import hashlib
 import os
-from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -11,8 +12,10 @@ from passl.data.augment.transforms import ImageTransform
 from passl.data.batch import Normalizer
 from passl.data.decode import as_rgb, read_image
 from passl.data.random_streams import Stream
-from passl.data.sources import IMAGE_EXTENSIONS, find_image_files
-from passl.errors import UserError
+from passl.data.sources import IMAGE_EXTENSIONS, ImageFiles, find_image_files
+from passl.errors import DataError, UserError
+
+PathLike = Union[str, "os.PathLike[str]"]
 
 
 class Images(NamedTuple):
@@ -31,10 +34,8 @@ def collect(images: Any) -> Images:
     TypeError or ValueError for anything else, and for an empty list.
     """
     if isinstance(images, (str, os.PathLike)):
-        if os.path.isdir(images) or os.path.isfile(images) and not os.fspath(images).lower().endswith(IMAGE_EXTENSIONS):
-            samples = find_image_files(os.fspath(images), labelled=False)
-            return Images([samples.path(index) for index in range(len(samples))], False)
-        return Images([os.fspath(images)], True)
+        samples = find_images(images)
+        return Images([samples.path(index) for index in range(len(samples))], _is_image(images))
     if isinstance(images, paddle.Tensor):
         if images.dtype == paddle.bfloat16:
             images = images.astype("float32")  # NumPy would show its bits as integers
@@ -53,6 +54,44 @@ def collect(images: Any) -> Images:
     if not len(images):
         raise UserError("the list of images is empty")
     return Images([item for image in images for item in collect(image).items], False)
+
+
+def find_images(places: Union[PathLike, Sequence[PathLike]]) -> ImageFiles:
+    """Images named by paths of files, folders and list files, in that order; classes of a single tree are kept.
+
+    DataError for a path that does not exist; TypeError for anything that is no path.
+    """
+    places = [os.fspath(place) for place in ([places] if isinstance(places, (str, os.PathLike)) else places)]
+    for place in places:
+        if not os.path.exists(place):
+            raise DataError(f"{place} does not exist (looked from {os.getcwd()}): give image files, folders or list "
+                            "files")
+    if len(places) == 1 and not _is_image(places[0]):
+        return find_image_files(places[0], labelled=False)
+    paths: List[str] = []
+    for place in places:
+        samples = ImageFiles([place]) if _is_image(place) else find_image_files(place, labelled=False)
+        paths.extend(samples.path(index) for index in range(len(samples)))
+    return ImageFiles(paths)
+
+
+def digest(samples: ImageFiles) -> str:
+    """SHA-256 of paths, file sizes, times of change, labels and class names: whether two lists are the same images."""
+    total = hashlib.sha256()
+    for index in range(len(samples)):
+        path = samples.path(index)
+        try:
+            state = os.stat(path)
+            total.update(f"{state.st_size} {state.st_mtime_ns} ".encode())
+        except OSError:
+            total.update(b"missing ")  # whoever reads the file reports it, by name
+        total.update(os.fsencode(path) + b"\n")
+    total.update(samples.labels.tobytes() + "\n".join(samples.classes).encode())
+    return total.hexdigest()
+
+
+def _is_image(place: PathLike) -> bool:
+    return os.fspath(place).lower().endswith(IMAGE_EXTENSIONS) and not os.path.isdir(place)
 
 
 def _array(image: np.ndarray) -> np.ndarray:

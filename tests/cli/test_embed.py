@@ -18,19 +18,19 @@ def test_embed_is_independent_of_workers_and_resumes(pretrained, pictures, tmp_p
     assert embed.main(arguments) == 0  # complete: nothing to do
     assert "0 of them now" in capsys.readouterr().out
 
-    from passl.inference import embed as embedding_folder
+    from passl.inference.engine import Engine
 
-    monkeypatch.setattr(embedding_folder, "SAVE_SECONDS", -1.0)
-    real, seen = embedding_folder.stream, []
+    monkeypatch.setattr("passl.inference.embed.SAVE_SECONDS", -1.0)
+    real, seen = Engine.stream, []
 
-    def interrupted(*arguments):
-        for batch in real(*arguments):
+    def interrupted(*arguments, **options):
+        for batch in real(*arguments, **options):
             seen.append(batch.start)
             yield batch
             if len(seen) == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedding_folder, "stream", interrupted)
+    monkeypatch.setattr(Engine, "stream", interrupted)
     arguments = [str(pretrained), str(pictures / "train"), "--output", str(tmp_path / "again"), *SERIAL]
     capsys.readouterr()
     assert embed.main(arguments) == 130
@@ -58,10 +58,10 @@ def test_embed_marks_unreadable_files(pretrained, pictures, tmp_path, capsys, ca
 
 
 def test_embed_says_what_is_wrong_with_its_folder(pretrained, pictures, tmp_path, capsys):
-    from passl.inference.embed import _locked
+    from passl.files import locked
 
     arguments = [str(pretrained), str(pictures / "val"), "--output", str(tmp_path), *SERIAL]
-    with _locked(tmp_path):
+    with locked(tmp_path / ".lock"):
         assert embed.main(arguments) == 1
     assert "another process is writing" in capsys.readouterr().err
     for text in ("", "[]", '{"key": 1}'):

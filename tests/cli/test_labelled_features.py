@@ -66,7 +66,7 @@ def test_probe_leaves_out_what_takes_hours_and_writes_plain_json(pretrained, pic
         return {entry["solver"] for entry in json.loads((tmp_path / "p.json").read_text())["probes"]}
 
     assert solvers("--learning-rates", "0.1") == {"sgd", "logistic"}
-    monkeypatch.setattr(probe, "LARGEST_LOGISTIC", 10)
+    monkeypatch.setattr("passl.inference.accuracy.LARGEST_LOGISTIC", 10)
     assert solvers("--learning-rates", "0.1") == {"sgd"}
     assert "logistic regression left out: 11 images x 32 features" in capsys.readouterr().out
     assert solvers("--learning-rates", "0.1", "--strengths", "1") == {"sgd", "logistic"}

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.data.batch import Normalizer
+from passl.data.batch import Normalizer, crop_grid
 
 
 def test_equals_the_definition():
@@ -20,3 +20,12 @@ def test_equals_the_definition():
 def test_bad_constants(mean, std):
     with pytest.raises(ValueError, match="three means and three positive deviations"):
         Normalizer(mean, std)
+
+
+def test_crops_are_where_they_belong():
+    crops = [[np.full((size, size, 3), 10 * row + column, np.uint8) for column, size in enumerate((8, 8, 4))]
+             for row in range(2)]
+    grid = crop_grid(crops)
+    assert grid.shape == (18, 24, 3) and grid.dtype == np.uint8
+    assert (grid[:8, :8] == 0).all() and (grid[:8, 10:18] == 1).all() and (grid[10:14, 20:24] == 12).all()
+    assert (grid[14:, 20:24] == 255).all() and (grid[8:10] == 255).all()

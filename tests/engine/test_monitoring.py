@@ -11,7 +11,7 @@ import pytest
 from passl.engine.callbacks import StepRecord
 from passl.engine.log import LOGGER, LogLines, ProgressBar
 from passl.engine.monitor import JsonLines, VisualDL
-from passl.evaluation.extract import BatchRecord
+from passl.inference.engine import BatchRecord
 from tests.engine.runs import trainer
 
 NUMBER = r"-?\d+\.\d{5}"

@@ -3,8 +3,9 @@ import csv
 import numpy as np
 import pytest
 
-from passl.evaluation.confusion_matrix import ConfusionMatrix, draw_png, mean_class_accuracy, write_csv
+from passl.evaluation.metrics import ConfusionMatrix, mean_class_accuracy
 from passl.registry import METRICS
+from passl.report.confusion_matrix import draw_png, write_csv
 from tests.simulated_ranks import run_ranks
 
 

@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 
 from passl.distributed import rank
-from passl.evaluation.confusion_matrix import ConfusionMatrix
 from passl.evaluation.knn import knn_accuracy
-from passl.evaluation.metrics import TopkAcc
+from passl.evaluation.metrics import ConfusionMatrix, TopkAcc
 from tests.distributed.ranks import run_ranks
 
 SHARES = (slice(0, 26), slice(26, 37))

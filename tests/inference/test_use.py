@@ -125,8 +125,8 @@ def test_inference_model(trained_probe, pictures):
 
 
 def test_outputs_that_are_not_finite_are_no_answers(pretrained, pictures):
-    from passl.inference.stream import find_images, stream
-    from passl.inference.use import score_function
+    from passl.inference.engine import Engine
+    from passl.inference.images import find_images
 
     model = passl.get_model(str(pretrained))
     prototypes = model.res_model.prototypes.weight
@@ -134,7 +134,7 @@ def test_outputs_that_are_not_finite_are_no_answers(pretrained, pictures):
     with pytest.raises(FloatingPointError, match="gives NaN or infinity"):
         passl.assign(model, np.zeros((16, 16, 3), np.uint8))
     with pytest.raises(FloatingPointError, match="gives NaN or infinity"):
-        next(stream(model, find_images([str(pictures / "val")]), score_function(model), 2, 0))
+        next(Engine(model, batch_size=2).stream(find_images([str(pictures / "val")]), ("scores",)))
 
 
 def test_untrained_classifiers_refuse(pretrained, model):
@@ -162,7 +162,7 @@ def test_balanced_assignment_uses_more_clusters(model, pictures):
 
 
 def test_assign_under_several_heads():
-    from passl.inference.use import score_function
+    from passl.inference.engine import Engine
 
     model = passl.get_model("swav_resnet10_pretrain", nmb_prototypes=[4, 7], **SMALL)
     with pytest.raises(ValueError, match="prototypes of .* are untrained"):
@@ -170,6 +170,7 @@ def test_assign_under_several_heads():
     model.card.has_prototypes = True
     clusters, confidence = passl.assign(model, np.zeros((2, 16, 16, 3), np.uint8))
     assert clusters.shape == confidence.shape == (2, 2)
-    assert [list(head.shape) for head in score_function(model)(paddle.zeros([2, 3, 16, 16]))] == [[2, 4], [2, 7]]
+    assert model.head_sizes == [4, 7]
+    assert Engine(model).run(paddle.zeros([2, 3, 16, 16]), ("scores",))["scores"].shape == (2, 11)
     with pytest.raises(ValueError, match="has no prototypes"):
         passl.assign(passl.get_model("resnet10", **SMALL), np.zeros((16, 16, 3), np.uint8))

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from passl.report.curve import draw_loss, read_history
 from tools.quickstart import images, run
 
 
@@ -17,14 +18,14 @@ def test_history_leaves_out_evaluations(tmp_path):
     step = {"step": 0, "loss": 3.0, "step_time": 0.1}
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(step) + "\n" + json.dumps({"step": 1, "knn20": 0.5}) + "\n")
-    assert run.read_history(path) == [step]
+    assert read_history(path) == [step]
 
 
 def test_loss_curve_of_a_short_run(tmp_path):
     from passl.data.decode import read_image
 
     history = [{"step": step, "loss": 3.0 - 0.1 * step, "target_entropy": 2.0} for step in range(3)]
-    run.draw_loss(history, 30, tmp_path / "plots" / "loss.png")
+    draw_loss(history, 30, tmp_path / "plots" / "loss.png")
     assert read_image(str(tmp_path / "plots" / "loss.png")).std() > 5
 
 
@@ -40,13 +41,13 @@ def test_whole_quickstart_with_a_few_steps(tmp_path, monkeypatch, capsys):
 
     output = tmp_path / "output"
     (folder,) = output.glob("*/latest.pdparams")
-    history = run.read_history(folder.parent / "metrics.jsonl")
+    history = read_history(folder.parent / "metrics.jsonl")
     assert [record["step"] for record in history] == [0, 1]
     assert np.isfinite([record["loss"] for record in history]).all()
     assert (tmp_path / "loss.png").stat().st_size > 1000
     assert list((output / "vdl").iterdir())
     assert run.main(["--folder", str(tmp_path), "--steps", "1"]) == 0  # again, over its own earlier run
-    assert len(run.read_history(folder.parent / "metrics.jsonl")) == 1
+    assert len(read_history(folder.parent / "metrics.jsonl")) == 1
 
 
 def test_help_needs_no_paddle(capsys):

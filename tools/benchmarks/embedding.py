@@ -40,10 +40,10 @@ def main() -> None:
     from passl.data.datasets import LabelledDataset
     from passl.data.sampler import DistributedBatchSampler
     from passl.data.sources import ImageFiles, find_image_files
-    from passl.evaluation.extract import extract_features
     from passl.evaluation.linear import logistic_probe, sgd_probe
     from passl.inference.card import evaluation_transform
-    from passl.inference.embed import embed_to_folder
+    from passl.inference.embed import embed_folder
+    from passl.inference.extract import extract_features
     from tools.make_subset import deal
 
     model = passl.get_model(options.model)
@@ -72,8 +72,8 @@ def main() -> None:
     rates = {"decode and resize": count / seconds(lambda: [None for _ in train.epoch(0)]),
              "network": steps * options.batch_size / seconds(network_alone)}
     with tempfile.TemporaryDirectory() as folder:
-        rates["end to end (passl-embed)"] = count / embed_to_folder(
-            model, train.dataset.samples, Path(folder), options.batch_size, options.workers)["seconds"]
+        rates["end to end (passl-embed)"] = count / embed_folder(
+            model, train.dataset.samples, Path(folder), options.batch_size, options.workers).seconds
     for name, rate in rates.items():
         print(f"{name:<26}{rate:10.1f} images/s")
 

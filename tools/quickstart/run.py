@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -51,6 +49,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     training_time = time.perf_counter() - start
 
     from passl.config import check, load_config
+    from passl.report.curve import draw_loss, read_history
 
     config = check(load_config(str(CONFIG), overrides))
     folder = Path(config.Global.output_dir) / config.Model.name
@@ -84,9 +83,9 @@ def compare_features(config, weights: Path) -> Dict[str, float]:
     from passl.data import build_loader
     from passl.engine.components import build_method
     from passl.engine.environment import seed_everything
-    from passl.evaluation.extract import extract_features
     from passl.evaluation.knn import knn_accuracy
-    from passl.evaluation.labelled_data import bank_loader, evaluation_loader
+    from passl.inference.extract import extract_features
+    from passl.inference.labelled_data import bank_loader, evaluation_loader
     from passl.weights import load_into
 
     train_loader = build_loader(config.DataLoader.Train, seed=config.Global.seed)
@@ -120,36 +119,6 @@ def table(accuracies: Dict[str, float]) -> str:
     """The accuracies as lines of text, what was learnt last."""
     lines = [f"k-NN top-1 on held-out pictures (k = {NEIGHBOURS}, chance 5 %)"]
     return "\n".join(lines + [f"   {title:20s}{accuracies[key]:6.1f} %" for key, title in ROWS.items()]) + "\n"
-
-
-def read_history(path: Path) -> List[Dict[str, float]]:
-    """The training steps of a run's `metrics.jsonl`, in order."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [record for record in records if "loss" in record and "step_time" in record]
-
-
-def draw_loss(history: List[Dict[str, float]], prototypes: int, path: Path, title: str = "SwAV quickstart") -> None:
-    """Loss and target entropy over the steps as PNG, with ln K, where a run that learns nothing stays."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    steps = [record["step"] for record in history]
-    window = max(1, len(steps) // 40)
-    for name, label in (("loss", "loss"), ("target_entropy", "entropy of the assignments")):
-        values = np.array([record[name] for record in history])
-        (line,) = axes.plot(steps, values, alpha=0.25, linewidth=0.8)
-        smooth = np.convolve(values, np.full(window, 1 / window), "valid")
-        middle = window // 2
-        axes.plot(steps[middle:middle + len(smooth)], smooth, color=line.get_color(), label=label)
-    axes.axhline(math.log(prototypes), color="grey", linestyle="--", linewidth=1,
-                 label=f"ln {prototypes}: nothing learnt, or collapse")
-    axes.set(xlabel="step", ylabel="nats", title=title)
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path))
 
 
 def _short(path: Path) -> str:

@@ -9,7 +9,7 @@ import paddle
 
 from passl import distributed
 from passl.data import Loader
-from passl.evaluation.extract import BatchRecord, evaluation_mode, watched
+from passl.inference.engine import BatchRecord, Engine
 from passl.registry import METRICS
 
 
@@ -31,22 +31,24 @@ def validate(model: paddle.nn.Layer, loader: Loader, loss: Callable, metrics: Se
     Each labelled image counts once: rows that pad a batch and images that could not be read are left out. `on_batch`
     is told of every batch, with the mean loss up to it.
     """
-    normalize = loader.normalizer
     total = paddle.zeros([2], dtype="float64")  # summed loss, images
     values: Dict[str, Any] = {}
     for metric in metrics:
         metric.reset()
-    with evaluation_mode(model):
-        for batch in watched(loader, on_batch, values):
-            with autocast():
-                logits = model(normalize(paddle.to_tensor(batch["image"])))
-            labels = paddle.to_tensor(np.where(batch["valid"], batch["label"], -1))
-            count = (labels >= 0).astype("float64").sum()
-            value = loss(logits, labels).astype("float64")
-            total = total + paddle.stack([value * count, count])
-            values["loss"] = total[0] / total[1].clip(min=1)
-            for metric in metrics:
-                metric.update(logits, labels)
+
+    def logits_of(images: paddle.Tensor) -> paddle.Tensor:
+        with autocast():
+            return model(images)
+
+    # The metrics refuse what is not finite, on all ranks alike.
+    for batch in Engine(model).stream(loader, logits_of, on_batch=on_batch, values=values, finite=False):
+        labels = paddle.to_tensor(np.where(batch.valid, batch.label, -1))
+        count = (labels >= 0).astype("float64").sum()
+        value = loss(batch.output, labels).astype("float64")
+        total = total + paddle.stack([value * count, count])
+        values["loss"] = total[0] / total[1].clip(min=1)
+        for metric in metrics:
+            metric.update(batch.output, labels)
     loss_sum, images = distributed.all_reduce(total).tolist()
     results = {"loss": loss_sum / max(images, 1)}
     for metric in reversed(metrics):

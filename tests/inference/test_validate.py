@@ -6,11 +6,11 @@ import paddle
 import pytest
 
 from passl import distributed
-from passl.evaluation.labelled_data import evaluation_loader
-from passl.evaluation.validate import build_metrics, validate
+from passl.inference.labelled_data import evaluation_loader
+from passl.inference.validate import build_metrics, validate
 from passl.methods.classify import CELoss
 from tests.distributed.ranks import run_ranks
-from tests.evaluation.test_extract import FlatPixels, expected, section, write_images
+from tests.inference.test_extract import FlatPixels, expected, section, write_images
 
 CLASSES = 3
 

@@ -6,7 +6,8 @@ from PIL import Image
 
 from passl import distributed
 from passl.data import build_loader
-from passl.evaluation.extract import evaluation_mode, extract_features, extract_shard
+from passl.inference.engine import evaluation_mode
+from passl.inference.extract import extract_features, extract_shard
 from passl.models.build import build_network
 from tests.distributed.ranks import run_ranks
 

@@ -4,7 +4,8 @@ import paddle
 import pytest
 
 import passl
-from passl.evaluation.recalibration import recalibrate_batch_norm
+from passl.inference.engine import Engine
+from passl.inference.recalibrate import measure_batch_norm
 
 SMALL = {"stem": "small", "base_channels": 4}
 
@@ -16,7 +17,7 @@ def test_one_batch_makes_evaluation_equal_to_training():
     with paddle.no_grad():
         expected = model(images).numpy()
     model.eval()
-    assert recalibrate_batch_norm(model, [images]) == 4
+    assert measure_batch_norm(Engine(model, batch_size=4), images) == 4
     assert not model.training and not model.encoder.bn1.training and model.encoder.bn1._momentum == 0.9
     np.testing.assert_allclose(model(images).numpy(), expected, atol=1e-4)
 
@@ -25,7 +26,7 @@ def test_batches_are_averaged_and_heads_and_weights_stay():
     model = passl.get_model("swav_resnet10_pretrain", hidden_mlp=8, nmb_prototypes=5, **SMALL)
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     batches = [paddle.randn([4, 3, 16, 16]) + shift for shift in (0.0, 2.0)]
-    recalibrate_batch_norm(model, batches)
+    measure_batch_norm(Engine(model, batch_size=4), paddle.concat(batches))
     convolution = model.res_model.encoder.conv1
     expected = np.mean([convolution(batch).mean(axis=[0, 2, 3]).numpy() for batch in batches], axis=0)
     np.testing.assert_allclose(model.res_model.encoder.bn1._mean.numpy(), expected, atol=1e-5)
@@ -36,9 +37,9 @@ def test_batches_are_averaged_and_heads_and_weights_stay():
 
 def test_needs_images_and_batch_norm():
     with pytest.raises(ValueError, match="no images"):
-        recalibrate_batch_norm(passl.get_model("resnet10", **SMALL), [])
+        measure_batch_norm(Engine(passl.get_model("resnet10", **SMALL)), paddle.randn([4, 3, 16, 16]))
     with pytest.raises(ValueError, match="no batch norm"):
-        recalibrate_batch_norm(paddle.nn.Linear(2, 2), [])
+        measure_batch_norm(Engine(paddle.nn.Linear(2, 2)), paddle.randn([4, 3, 16, 16]))
 
 
 SERIAL = ["--workers", "0", "--batch-size", "4", "--device", "cpu"]

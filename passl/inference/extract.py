@@ -1,0 +1,111 @@
+"""Features of a whole data set: one pass in evaluation mode, in the order of the data set, exact over ranks."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import paddle
+
+from passl import distributed
+from passl.data.loader import Loader
+from passl.errors import NotFinite, UserError
+from passl.evaluation.features import fingerprint, load_features, save_features
+from passl.inference.card import card_of
+from passl.inference.engine import BatchRecord, Engine
+from passl.inference.images import PathLike, digest
+from passl.inference.labelled_data import evaluation_loader
+
+
+class Shard(NamedTuple):
+    """This rank's part of a data set: features float32 [n, F], labels int64 [n] (-1: none), indices int64 [n]."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+def extract_shard(network: paddle.nn.Layer, loader: Loader,
+                  on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Shard:
+    """This rank's features, without the rows that only pad a batch and without images that could not be read.
+
+    network: gives pooled features by `extract_feat` (trunks and methods' models do), or by being called.
+    loader: of labelled images (`passl.data.build_loader`); its sampler decides what this rank gets.
+    on_batch: is told of every batch.
+    ValueError for multi-crop data or features that are not [B, F]; FloatingPointError when a feature is not finite.
+    """
+    features, filled = None, 0  # rows go where they stay: a list to be joined would need the memory twice
+    labels, indices = [], []
+    for batch in Engine(network).stream(loader, on_batch=on_batch, finite=False):
+        output = batch.output["features"]
+        if not isinstance(output, paddle.Tensor) or output.ndim != 2:
+            raise UserError(f"{type(network).__name__} gives no [B, F] features; hand over its trunk")
+        keep = np.flatnonzero(batch.valid)
+        if features is None:
+            features = np.empty([len(loader) * loader.batch_size, output.shape[1]], np.float32)
+        features[filled:filled + len(keep)] = output.astype("float32").numpy()[keep]
+        filled += len(keep)
+        labels.append(np.asarray(batch.label)[keep])
+        indices.append(np.asarray(batch.index)[keep])
+    shard = Shard(features[:filled], np.concatenate(labels), np.concatenate(indices))
+    broken = sum(int((~np.isfinite(shard.features[start:start + 4096]).all(axis=1)).sum())
+                 for start in range(0, filled, 4096))
+    if broken:
+        raise NotFinite(f"the features of {broken} images are NaN or infinite: the network has diverged or "
+                        "its weights are damaged")
+    return shard
+
+
+def extract_features(network: paddle.nn.Layer, loader,
+                     on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Tuple[np.ndarray, np.ndarray]:
+    """(features float32 [N, F], labels int64 [N]) of the whole data set, equal on all ranks.
+
+    Rows are in the order of the data set, each image once however the sampler spreads and pads them. Images that
+    could not be read (`image_errors: skip`) are left out. Arguments and errors as in `extract_shard`.
+    """
+    return gather(extract_shard(network, loader, on_batch))
+
+
+def gather(shard: Shard) -> Tuple[np.ndarray, np.ndarray]:
+    """Features and labels of all ranks' shards, sorted by index, each index once."""
+    features, labels, indices = shard
+    if distributed.world_size() > 1:
+        features, labels, indices = (distributed.all_gather_rows(paddle.to_tensor(part)).numpy() for part in shard)
+    if (np.diff(indices) > 0).all():
+        return features, labels  # in order already: a copy would need the memory twice
+    _, first = np.unique(indices, return_index=True)
+    return features[first], labels[first]
+
+
+def labelled_shard(engine: Engine, root: PathLike, place: str, cache: Optional[PathLike] = None
+                   ) -> Tuple[Shard, List[str]]:
+    """(this rank's `Shard`, class names) of a class tree or a list file of 'path label' lines.
+
+    place: what messages call it. cache: folder to keep the features in, and to take them from when weights, images and
+    transforms are the same; only to save them are the ranks' shards brought together.
+    """
+    transform = list(card_of(engine.network).transform)
+    section = {"dataset": {"name": "ImageFolder", "root": os.fspath(root), "transform": transform},
+               "sampler": {"batch_size": engine.batch_size}, "loader": {"num_workers": engine.workers}}
+    loader = evaluation_loader(section, place=place)
+    loader.dataset.remedy = "remove the file, or name the others in a list file"
+    classes, labels = loader.dataset.classes, loader.dataset.labels
+    try:
+        if cache is None:
+            return extract_shard(engine.network, loader), classes
+        key = {"weights": fingerprint(engine.network.state_dict()), "images": digest(loader.dataset.samples),
+               "transform": transform}
+        cached = load_features(cache, key)
+        if cached is not None:
+            rows = np.arange(distributed.rank(), len(labels), distributed.world_size())
+            own = cached.features if distributed.world_size() == 1 else cached.features[rows]
+            return Shard(own, labels[rows], rows), classes
+        shard = extract_shard(engine.network, loader)
+        whole = gather(shard)  # all ranks take part
+        if distributed.rank() == 0:
+            Path(cache).parent.mkdir(parents=True, exist_ok=True)
+            save_features(cache, key, *whole)
+        return shard, classes
+    finally:
+        loader.close()
