@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import List, Sequence, Tuple
+from typing import Iterable, List, Tuple
 
 import paddle
 import paddle.nn.functional as F
@@ -18,8 +18,8 @@ from passl.models.base import Network, pool
 from passl.models.heads import ClusterHead, HeadOptions, ProbeHead, cluster_counts, projection_head, prototypes
 
 
-def group_by_resolution(crops: Sequence[paddle.Tensor]) -> List[List[paddle.Tensor]]:
-    """Runs of consecutive crops of equal last dimension; only neighbours are joined, as in the reference."""
+def group_by_resolution(crops: Iterable[paddle.Tensor]) -> List[List[paddle.Tensor]]:
+    """Runs of consecutive crops of equal last dimension; only neighbours are merged, as in the reference."""
     return [list(group) for _, group in itertools.groupby(crops, key=lambda crop: crop.shape[-1])]
 
 
@@ -153,17 +153,14 @@ class PretrainNetwork(PhaseNetwork):
         Dropping the gradient alone is not enough: once reduced over ranks it comes back as zeros, and weight decay
         would move the prototypes.
         """
-        for parameter in self.prototype_parameters():
+        for parameter in self.res_model.prototypes.parameters():
             parameter.clear_gradient(set_to_zero=False)
             parameter.stop_gradient = True
 
     def release_prototypes(self) -> None:
         """Undo `hold_prototypes`, before a forward pass whose gradients may reach the prototypes."""
-        for parameter in self.prototype_parameters():
+        for parameter in self.res_model.prototypes.parameters():
             parameter.stop_gradient = False
-
-    def prototype_parameters(self) -> List[paddle.Tensor]:
-        return self.res_model.prototypes.parameters()
 
 
 class ClusterHeadNetwork(PhaseNetwork):

@@ -177,7 +177,7 @@ def autocast_level():
 @pytest.fixture
 def levels(monkeypatch):
     """{operator: levels it was called at} of the operators that lie on the way from embedding to loss."""
-    from passl.models import cluster_heads, heads
+    from passl.models import heads
 
     seen = {}
 
@@ -192,7 +192,6 @@ def levels(monkeypatch):
     # The module as the heads see it, so that `linear` there is told from the one in the projection head.
     monkeypatch.setattr(heads, "F", SimpleNamespace(linear=noted("heads.linear", functional.linear),
                                                     normalize=noted("heads.normalize", functional.normalize)))
-    monkeypatch.setattr(cluster_heads, "F", SimpleNamespace(linear=noted("cluster_heads.linear", functional.linear)))
     for name in ("normalize", "log_softmax", "softmax", "cross_entropy", "one_hot"):
         monkeypatch.setattr(functional, name, noted(name, getattr(functional, name)))
     for name in ("logsumexp", "take_along_axis", "log", "stack"):
@@ -206,7 +205,7 @@ EXPECTED = {
     "DeepClusterV2": {"heads.linear", "normalize", "cross_entropy"},
     "SeLaV2": {"heads.linear", "heads.normalize", "normalize", "cross_entropy"},
     "SeLaV2 soft": {"heads.linear", "heads.normalize", "normalize", "log_softmax"},
-    "SeLa": {"cluster_heads.linear", "cross_entropy"},
+    "SeLa": {"heads.linear", "cross_entropy"},
 }
 
 

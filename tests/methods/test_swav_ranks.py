@@ -62,7 +62,7 @@ def unit(shape, seed):
 def method_for(batch, world_size, queue):
     built = SwAV({"type": "resnet18", "base_channels": 4, "output_dim": DIMENSION, "nmb_prototypes": PROTOTYPES},
                  queue_length=queue, epoch_queue_starts=0, batch_size=batch, world_size=world_size)
-    built.model.prototype_parameters()[0].set_value(unit([PROTOTYPES, DIMENSION], 7).T)
+    built.model.score_heads()[0].weight.set_value(unit([PROTOTYPES, DIMENSION], 7).T)
     return built
 
 
