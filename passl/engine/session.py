@@ -21,6 +21,29 @@ def train(config: PathLike, overrides: Sequence[str] = (), **settings: Any) -> P
     overrides: KEY=VALUE texts as after -o; `settings` the same as keywords, e.g. **{"Global.epochs": 100}. Call it
     before anything else imports Paddle: thread count and flags are read once, at that import. ConfigError lists
     everything that is wrong with the configuration; other UserErrors say why a run cannot start or go on.
+
+    Example:
+        >>> import pathlib, numpy, passl, PIL.Image
+        >>> pathlib.Path("images/all").mkdir(parents=True)
+        >>> for number, pixels in enumerate(numpy.random.default_rng(0).integers(0, 256, [8, 16, 16, 3], "uint8")):
+        ...     PIL.Image.fromarray(pixels).save(f"images/all/{number}.png")
+        >>> count = pathlib.Path("run.yaml").write_text('''
+        ... Global: {epochs: 2, device: cpu}
+        ... Model:
+        ...   name: SwAV
+        ...   backbone: {type: resnet10, base_channels: 4, stem: small, normalize: True, output_dim: 8, nmb_prototypes: 4}
+        ... Optimizer: {name: Momentum, lr: 0.05}
+        ... DataLoader:
+        ...   Train:
+        ...     dataset: {name: SwAVMultiCropDataset, root: images, size_crops: [16], num_crops: [2],
+        ...               min_scale_crops: [0.3], max_scale_crops: [1.0]}
+        ...     sampler: {batch_size: 4, drop_last: True}
+        ...     loader: {num_workers: 0}
+        ... ''')
+        >>> folder = passl.train("run.yaml", ["Global.epochs=1"])
+        [...] passl INFO: ...
+        >>> passl.get_model(folder).num_features
+        32
     """
     with start(config, [*overrides, *(f"{key}={value}" for key, value in settings.items())]) as checked:
         from passl.engine.trainer import Trainer
