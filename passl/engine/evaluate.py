@@ -72,7 +72,7 @@ def evaluate(config: str, overrides: Sequence[str] = ()) -> Evaluation:
 
 def evaluate_config(config: Mapping[str, Any]) -> Evaluation:
     """Validate what a checked config describes, with its weights, in a process that is prepared for it."""
-    from passl.engine.evaluations import build_validation
+    from passl.engine.components import build_validation
     from passl.engine.log import LOGGER, LogLines
     from passl.engine.precision import Precision
     from passl.evaluation.metrics import ConfusionMatrix

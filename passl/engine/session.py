@@ -31,7 +31,7 @@ def train(config: PathLike, overrides: Sequence[str] = (), **settings: Any) -> P
         ... Global: {epochs: 2, device: cpu}
         ... Model:
         ...   name: SwAV
-        ...   backbone: {type: resnet10, base_channels: 4, stem: small, normalize: True, output_dim: 8, nmb_prototypes: 4}
+        ...   backbone: {type: resnet10, base_channels: 4, normalize: True, output_dim: 8, nmb_prototypes: 4}
         ... Optimizer: {name: Momentum, lr: 0.05}
         ... DataLoader:
         ...   Train:

@@ -19,8 +19,7 @@ from passl.engine import checkpoint, environment, log, nonfinite, resume
 from passl.engine.agreement import agree
 from passl.engine.batches import Feed
 from passl.engine.callbacks import Callback, StepRecord
-from passl.engine.components import build_callbacks, build_companions, build_method
-from passl.engine.evaluations import build_evaluations
+from passl.engine.components import build_callbacks, build_companions, build_evaluations, build_method
 from passl.engine.interrupt import Interrupt
 from passl.engine.precision import Precision
 from passl.engine.progress import NamedParts, Progress
