@@ -3,6 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
+from passl.methods.base import RunFacts
 from passl.methods.deepcluster_v2 import DeepClusterV2
 from passl.optim.groups import GroupedOptimizer
 from tests.distributed.ranks import run_ranks
@@ -23,8 +24,9 @@ def build(case, world_size, dtype):
     paddle.set_default_dtype(dtype)
     try:
         method = DeepClusterV2({"type": "resnet18", "output_dim": net["feat_dim"], "nmb_prototypes": case["K"]},
-                               temperature=case["temperature"], batch_size=case["bs_per_rank"], world_size=world_size,
-                               iterations_per_epoch=case["steps_per_epoch"], dataset_size=case["images"])
+                               temperature=case["temperature"], run=RunFacts(
+                                   batch_size=case["bs_per_rank"], world_size=world_size,
+                                   iterations_per_epoch=case["steps_per_epoch"], dataset_size=case["images"]))
         trained = network(net["block"], net["layers"], net["hidden"], net["feat_dim"], case["K"])
     finally:
         paddle.set_default_dtype("float32")
@@ -56,12 +58,14 @@ def trajectory(name, dtype, rank=0, world_size=1, wrap=lambda model: model):
          "lr": {"name": "Constant", "learning_rate": 0.0}}, method.trainable_parameters(), 1, 1)
     losses, labels, step = [], [], 0
     for epoch in range(case["epochs"]):
-        method.on_epoch_start(epoch, lambda: batches(case, dtype, 0, 1000, rank, world_size))
+        if method.due_pass(step):
+            method.on_pass(step, lambda: batches(case, dtype, 0, 1000, rank, world_size))
+        method.on_epoch_start(epoch)
         labels.append(method.labels.numpy())
         for batch in batches(case, dtype, epoch, step, rank, world_size):
             for inner in optimizer.optimizers:
                 inner.set_lr(case["lr"][step])
-            loss, _ = method.training_step(batch, method.plan([batch])[0])
+            loss, *_ = method.training_step(batch, method.plan([batch])[0])
             loss.backward()
             method.after_backward(step)
             optimizer.clip_gradients()
@@ -125,7 +129,8 @@ def started(**overrides):
     """A method of the tiny family after its memory pass and first clustering."""
     method = family.build("DeepClusterV2", **overrides)
     method.train()
-    method.on_epoch_start(0, lambda: family.batches(0, dtype="float32"))
+    method.on_pass(0, lambda: family.batches(0, dtype="float32"))
+    method.on_epoch_start(0)
     return method
 
 
@@ -154,7 +159,7 @@ def test_images_never_seen_have_no_label_and_no_part_in_the_loss():
 
     def loss(indices):
         batch = {"crops": family.crops(1, indices, "float32"), "index": paddle.to_tensor(indices)}
-        value, statistics = method.training_step(batch, method.plan([batch])[0])
+        value, statistics, _ = method.training_step(batch, method.plan([batch])[0])
         return float(value), float(statistics["labelled"])
 
     assert loss(mixed) == (pytest.approx(loss(seen)[0], rel=1e-5), pytest.approx(4 / 7))

@@ -2,6 +2,7 @@
 import numpy as np
 import paddle
 
+from passl.methods.base import RunFacts
 from passl.methods.swav import SwAV
 from passl.optim.groups import GroupedOptimizer
 from tests.golden import formula
@@ -38,7 +39,7 @@ def build(case, world_size=1):
     SwAV.__init__(method, {"type": "resnet18", "output_dim": case["feat_dim"], "nmb_prototypes": case["K"]},
                   temperature=case.get("temperature", 0.1), epsilon=case.get("epsilon", 0.05),
                   queue_length=case["queue_length"], epoch_queue_starts=case.get("epoch_queue_starts", 0),
-                  freeze_prototypes_niters=case["freeze"], batch_size=case["bs"], world_size=world_size)
+                  freeze_prototypes_niters=case["freeze"], run=RunFacts(batch_size=case["bs"], world_size=world_size))
     method.model.res_model = fill(network(case["block"], case["layers"], case["hidden"], case["feat_dim"], case["K"]),
                                   case["seed"])
     return method
@@ -66,7 +67,7 @@ def run(case, dtype, rank=0, world_size=1, wrap=lambda model: model):
         for inner in optimizer.optimizers:
             inner.set_lr(case["lr"][step])
         batch = {"crops": crops}
-        loss, _ = method.training_step(batch, method.plan([batch])[0])
+        loss, *_ = method.training_step(batch, method.plan([batch])[0])
         loss.backward()
         method.after_backward(step)
         for inner in optimizer.optimizers:

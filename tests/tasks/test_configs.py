@@ -6,7 +6,7 @@ import pytest
 
 from passl.config import check, load_config
 from passl.data import build_loader
-from passl.engine.build import build_method
+from passl.engine.components import build_method
 from tests.engine.runs import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
