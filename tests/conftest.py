@@ -2,6 +2,7 @@
 import logging
 import os
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,15 @@ environment.prepare()
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 pytest_plugins = ["tests.trained_runs"]
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as `numeric` the tests of every file that compares within a bound: those of `make test-machines`."""
+    compares = {path: re.search(r"allclose|approx\(", path.read_text(encoding="utf-8"))
+                for path in {item.path for item in items}}
+    for item in items:
+        if compares[item.path]:
+            item.add_marker("numeric")
 
 
 @pytest.fixture(scope="session")

@@ -233,6 +233,11 @@ FAULTS: List[Fault] = [
     Fault("batch norm: no term for means that differ",
           "    variance = (squares + counts * (means - mean) ** 2).sum(axis=0) / count",
           "    variance = squares.sum(axis=0) / count", "tests/distributed/test_sync_batch_norm.py -k moments"),
+    Fault("batch norm: the variance from sums of squares",
+          "            local_squares = _sum_per_channel(paddle.square(_centred(wide, local_mean, channel_last)), channel_last)",
+          "            local_squares = (_sum_per_channel(paddle.square(wide), channel_last)\n"
+          "                             - local_count * paddle.square(local_mean))",
+          "tests/distributed/test_sync_batch_norm.py -k joined_batch"),
     Fault("batch norm: momentum is the share of the new",
           "                running.set_value(keep * running + (1 - keep) * batch.astype(running.dtype))",
           "                running.set_value((1 - keep) * running + keep * batch.astype(running.dtype))",
