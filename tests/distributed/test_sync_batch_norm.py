@@ -81,7 +81,7 @@ def measure_on_ranks(dtype):
 
 
 def allowed(kind, dtype, ranks, expected):
-    """{quantity: how far it may be off}: in float32 four times what a rounding of inputs and gradient does to plain norm.
+    """{quantity: how far it may be off}: in float32 four times what a rounding of the inputs does to plain batch norm.
 
     Inputs near 50 are rounded by 4e-6, of deviations near 2.
     """

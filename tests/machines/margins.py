@@ -1,8 +1,8 @@
-"""pytest plugin: how much of its bound every numeric comparison uses, written to the file that PASSL_MARGINS names.
+"""pytest plugin: how much of its bound every comparison uses, written to the file that PASSL_MARGINS names.
 
     PASSL_MARGINS=margins.jsonl python -m pytest -p tests.machines.margins tests/methods
 
-One line a place in the tests: {"test", "place", "used"}; used is the largest |found - expected| / bound, 1 at the bound.
+One line a place in the tests, {"test", "place", "used"}: the largest |found - expected| / bound, 1 at the bound.
 With PASSL_ROUNDING=1, 2, ... float32 is rounded otherwise than this machine rounds it (`rounding.py`).
 """
 import json

@@ -39,7 +39,8 @@ def another_rounding(seed):
 
         return call
 
-    places = [(paddle, "matmul"), (F, "linear"), (F, "conv2d"), (paddle.Tensor, "matmul"), (paddle.Tensor, "__matmul__")]
+    places = [(paddle, "matmul"), (F, "linear"), (F, "conv2d"), (paddle.Tensor, "matmul"),
+              (paddle.Tensor, "__matmul__")]
     before = [getattr(owner, name) for owner, name in places]
     try:
         for (owner, name), function in zip(places, before if seed else ()):

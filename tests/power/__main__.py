@@ -1,9 +1,10 @@
-"""`python -m tests.power [WORDS]`: which faults of `faults.py` the tests notice (those whose description has WORDS).
+"""`python -m tests.power [WORDS]`: which faults of `faults.txt` the tests notice (those whose description has WORDS).
 
 Each is put into a copy of the tree, and its tests run there until one fails. Ends with 1 when a fault is unnoticed, or
 when its text is not found once in passl/: then the line has changed, and the fault must follow.
 """
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,10 +12,25 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-from tests.power.faults import FAULTS
+from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Fault(NamedTuple):
+    what: str
+    tests: str  # paths and options of pytest
+    old: str
+    new: str
+
+
+def read_faults():
+    found = []
+    for entry in re.split(r"^# ", Path(__file__).with_name("faults.txt").read_text(), flags=re.MULTILINE)[1:]:
+        what, tests, *lines = re.split(r"^== ", entry, flags=re.MULTILINE)[0].strip("\n").split("\n")
+        sides = ["".join(line[1:] + "\n" for line in lines if line[:1] != other) for other in "+-"]
+        found.append(Fault(what, tests.lstrip("$ "), *sides))
+    return found
 
 
 def place(tree, old):
@@ -37,7 +53,7 @@ def passes(tree, tests):
 
 
 def main(words):
-    chosen = [fault for fault in FAULTS if all(word in fault.what for word in words)]
+    chosen = [fault for fault in read_faults() if all(word in fault.what for word in words)]
     unnoticed = []
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
