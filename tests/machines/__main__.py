@@ -1,10 +1,10 @@
 """`python -m tests.machines [WORDS]`: the numeric tests as other machines would compute them (cells with those WORDS).
 
 A bound that only one processor keeps is not a bound. Each cell of the grid runs the tests with the mark `numeric`, one
-cell after the other: under the instruction sets that MKL (in Paddle), OpenBLAS (in numpy), OpenCV and oneDNN can be
-told to use, with one thread and with two, and with results that are rounded otherwise (`rounding.py`). At the end a table of
-passes, and the comparisons that use most of their bound in any cell. The long tests are left out; `-mnumeric` has them
-too. For the other Paddle, run it with the other environment's python.
+after the other: under the instruction sets that MKL (in Paddle), OpenBLAS (in numpy), OpenCV and oneDNN can be told to
+use, with one thread and with two, and with results that are rounded otherwise (`rounding.py`). At the end a table of
+passes, and the comparisons that use most of their bound in any cell. Long tests are left out; `-mnumeric` has them too.
+For the other Paddle, run it with the other environment's python.
 """
 import json
 import os
