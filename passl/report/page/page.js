@@ -20,7 +20,7 @@ function unpack(packed) {
   return packed.array;
 }
 const LABELS = unpack(DATA.labels);
-const state = {network: 0, clustering: 0, base: null, baseName: "", cluster: 0};
+const state = {network: 0, clustering: 0, base: null, baseName: "", cluster: -1};
 const network = () => DATA.networks[state.network];
 const clustering = () => network().clusterings[state.clustering];
 const assigned = () => unpack(clustering().assigned);
@@ -49,6 +49,7 @@ function showable(name) {
 }
 const short = (name, most = 60) => name.length <= most ? name : `${name.slice(0, most / 2)}…${name.slice(-most / 2)}`;
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
+const sized = (n) => n === 1 ? t("size_one") : t("sizes", {n});
 const nameOf = (row) => showable(DATA.names[row]);
 const className = (label) => label < 0 ? t("no_class") : label < DATA.classes.length ? showable(DATA.classes[label])
   : String(label);
@@ -120,7 +121,7 @@ function card(k) {
   const rows = cluster[kind].slice(0, 8);
   const heading = make("h3", {}, make("span", {className: "dot"}), make("bdi", {textContent: clusterTitle(k)}));
   heading.firstChild.style.background = colourOf(k);
-  const facts = [t("sizes", {n: cluster.size})];
+  const facts = [sized(cluster.size)];
   if (cluster.size) facts.push(t("sure", {p: percent(cluster.confidence)}));
   if (cluster.purity !== null) facts.push(t("pure", {p: percent(cluster.purity)}));
   const foot = make("div", {className: "foot"});
@@ -155,13 +156,13 @@ const showGrid = pager($("grid"), $("more-pictures"), LISTED, thumb);
 const LOWER = DATA.names.map((name) => name.toLowerCase());
 function listPictures() {
   const form = $("picture-tools").elements, text = form.text.value.toLowerCase(), cluster = form.cluster.value;
-  const label = form.class ? form.class.value : "", most = Number(form.confidence.value) * 2.55;
+  const label = form.class ? form.class.value : "", share = Number(form.confidence.value);
   const clusters = assigned(), sure = confidences(), rows = state.base || DATA.names.keys();
   listed = [];
   for (const row of rows) {
     if (cluster !== "" && clusters[row] !== Number(cluster)) continue;
     if (label !== "" && LABELS[row] !== Number(label)) continue;
-    if (most < 255 && sure[row] > most) continue;
+    if (share < 100 && sure[row] > share * 2.55) continue;
     if (text && !LOWER[row].includes(text)) continue;
     listed.push(row);
   }
@@ -260,7 +261,7 @@ class Plane {  // points on a canvas: hover, choose, move, zoom, draw around, an
         brush.beginPath(); brush.arc(px, py, r, 0, 7); brush.fill();
       }
     };
-    for (const [colour, rows] of this.groups) dots(marked ? rows.filter((i) => !marked.has(i)) : rows, colour, marked ? .13 : .8);
+    for (const [colour, rows] of this.groups) dots(marked ? rows.filter((i) => !marked.has(i)) : rows, colour, marked ? (plain ? .13 : .3) : .8);
     if (marked) for (const [colour, rows] of this.groups) dots(rows.filter((i) => marked.has(i)), colour, 1);
     brush.globalAlpha = 1;
     brush.strokeStyle = style.getPropertyValue("--ink"); brush.lineWidth = 2;
@@ -371,7 +372,7 @@ const pointMap = new Plane("points", {
 });
 const centreMap = new Plane("centres", {
   example: (k) => clustering().clusters[k].nearest[0] ?? -1,
-  text: (k) => `${clusterTitle(k)} · ${t("sizes", {n: clustering().clusters[k].size})}`,
+  text: (k) => `${clusterTitle(k)} · ${sized(clustering().clusters[k].size)}`,
   choose: (k) => showAlike(k),
 });
 function paintPoints() {
@@ -392,7 +393,7 @@ function paintCentres() {
   const widest = Math.max(6, Math.min(26, 160 / Math.sqrt(clusters.length)));
   centreMap.set(points, clusters.map((cluster, k) => cluster.size ? colourOf(k) : "hsl(0 0% 60%)"),
     clusters.map((cluster) => Math.max(2.5, widest * Math.sqrt(cluster.size / most))));
-  showAlike(Math.min(state.cluster, clusters.length - 1));
+  showAlike(state.cluster >= 0 ? state.cluster : clusters.findIndex((cluster) => cluster.size === most));
 }
 function showAlike(k) {
   state.cluster = k;
@@ -403,7 +404,7 @@ function showAlike(k) {
       textContent: clusterTitle(other), onclick: () => other === k ? showCluster(k) : showAlike(other)}),
     make("div", {className: "quiet", textContent: note})), make("div", {className: "row"}, ...rows.map((one) => thumb(one, rows))));
   };
-  $("alike").replaceChildren(row(k, t("sizes", {n: clustering().clusters[k].size})),
+  $("alike").replaceChildren(row(k, sized(clustering().clusters[k].size)),
     make("h3", {textContent: t("nearest_clusters", {k})}),
     ...clustering().clusters[k].like.map(([other, cosine]) => row(other, t("cosine", {c: cosine.toFixed(2)}))));
 }
@@ -478,11 +479,11 @@ $("language").addEventListener("click", () => {
   refresh();
 });
 $("network").addEventListener("change", () => {
-  state.network = Number($("network").value); state.clustering = 0; state.cluster = 0; state.base = null;
+  state.network = Number($("network").value); state.clustering = 0; state.cluster = -1; state.base = null;
   $("base").hidden = true;
   refresh();
 });
-$("clustering").addEventListener("change", () => { state.clustering = Number($("clustering").value); state.cluster = 0; refresh(); });
+$("clustering").addEventListener("change", () => { state.clustering = Number($("clustering").value); state.cluster = -1; refresh(); });
 for (const [form, act] of [["cluster-tools", listClusters], ["picture-tools", listPictures]]) {
   $(form).addEventListener("input", act);
   $(form).addEventListener("submit", (event) => event.preventDefault());
