@@ -14,6 +14,7 @@ from passl.evaluation.neighbours import neighbours_of_each
 SIDE = 64  # pixels of the small pictures that are compared
 BORDER = 6  # pixels around the part that is looked for in the other picture
 MOST_SHIFT, MOST_SCALE = 8.0, 0.12  # pixels and share by which it may be moved and stretched there
+MOST_COLOUR, MOST_CONTRAST = 12.0, 1.25  # grey levels and factor by which mean colour and contrast may differ
 COARSE = 8  # pixels of the pictures by which candidates are found
 FLAT = 3.0  # grey levels: a picture whose standard deviation is below shows nothing that could be compared
 LEAST = 0.97
@@ -77,7 +78,8 @@ def alignment(one: np.ndarray, other: np.ndarray) -> float:
 
     The fit is that of Evangelidis and Psarakis (2008, "Parametric image alignment using enhanced correlation
     coefficient maximization") to parts of a pixel: without it a picture cropped by 5 per cent correlates no better
-    with its original than two shirts on the same bed do. -1 when it would have to be moved too far.
+    with its original than two shirts on the same bed do. -1 when it would have to be moved too far, or is brighter, darker, or of another
+    colour or contrast: a change of these is meant, and correlation does not see it.
     """
     centre = np.ascontiguousarray(one[BORDER:-BORDER, BORDER:-BORDER])
     warp = np.array([[1, 0, BORDER], [0, 1, BORDER]], np.float32)
@@ -90,6 +92,9 @@ def alignment(one: np.ndarray, other: np.ndarray) -> float:
         return -1.0
     fitted = cv2.warpAffine(other, warp, centre.shape[1::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                             borderMode=cv2.BORDER_REPLICATE)
+    means, deviations = zip(*((picture.mean(axis=(0, 1)), _deviation(picture)) for picture in (fitted, centre)))
+    if np.abs(means[0] - means[1]).max() > MOST_COLOUR or max(deviations) > MOST_CONTRAST * max(min(deviations), 1.0):
+        return -1.0
     smooth = [cv2.GaussianBlur(picture, (3, 3), 0.7) for picture in (fitted, centre)]  # noise of the compression
     return min(1.0, float(cv2.matchTemplate(smooth[0], smooth[1], cv2.TM_CCOEFF_NORMED)[0, 0]))
 
