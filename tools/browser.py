@@ -32,8 +32,8 @@ class Browser:
         self.folder = tempfile.mkdtemp(prefix="browser-")
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
-        arguments = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run",
-                     "--hide-scrollbars", "--disable-background-networking", "--disable-dev-shm-usage",
+        arguments = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
+                     "--no-first-run", "--hide-scrollbars", "--disable-background-networking", "--disable-dev-shm-usage",
                      f"--user-data-dir={self.folder}", "about:blank"]
 
         def place_pipes() -> None:  # the browser reads commands from 3 and answers on 4

@@ -62,8 +62,8 @@ def report(options) -> None:
         for clustering in view.clusterings:
             used = len(set(clustering.assigned.tolist()))
             agreement = f", NMI {clustering.metrics['nmi']:.3f}" if clustering.metrics else ""
-            print(f"{view.name}, {clustering.name}: {len(contents.names)} images in {used} of {clustering.count} clusters"
-                  f"{agreement}")
+            print(f"{view.name}, {clustering.name}: {len(contents.names)} images in {used} of {clustering.count} "
+                  f"clusters{agreement}")
     print(f"{len(contents.duplicates)} sets of near duplicates; {len(contents.unreadable)} files could not be read")
     took = ", ".join(f"{STAGES.get(name, name)} {value:.1f} s" for name, value in contents.seconds.items())
     print(f"{took}\n{page}: {os.path.getsize(page) / 1e6:.1f} MB")

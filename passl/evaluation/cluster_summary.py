@@ -46,7 +46,7 @@ def summarise_clusters(assigned: np.ndarray, score: np.ndarray, margin: np.ndarr
     summaries = []
     for rows in members:
         purity, label = None, -1
-        known = labels[rows][labels[rows] >= 0] if labels is not None else []
+        known = labels[rows][labels[rows] >= 0] if labels is not None else np.zeros(0, np.int64)
         if len(known):
             counts = np.bincount(known)
             label, purity = int(counts.argmax()), float(counts.max() / len(known))

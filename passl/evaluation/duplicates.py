@@ -78,8 +78,8 @@ def alignment(one: np.ndarray, other: np.ndarray) -> float:
 
     The fit is that of Evangelidis and Psarakis (2008, "Parametric image alignment using enhanced correlation
     coefficient maximization") to parts of a pixel: without it a picture cropped by 5 per cent correlates no better
-    with its original than two shirts on the same bed do. -1 when it would have to be moved too far, or is brighter, darker, or of another
-    colour or contrast: a change of these is meant, and correlation does not see it.
+    with its original than two shirts on the same bed do. -1 when it would have to be moved too far, or has
+    another brightness, colour or contrast: such a change is meant, and correlation does not see it.
     """
     centre = np.ascontiguousarray(one[BORDER:-BORDER, BORDER:-BORDER])
     warp = np.array([[1, 0, BORDER], [0, 1, BORDER]], np.float32)

@@ -5,7 +5,7 @@ import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from passl.report.training import read_training
 
 NEIGHBOURS = 12
 VOTERS = 20  # of the k-NN accuracy
+# The page knows it in Chinese, too.
+KMEANS = "These weights have no trained prototypes: the clusters are made by k-means of the features."
 
 
 def collect_report(models: Sequence[Model], images: Any, *, map_method: str = "tsne", thumbnail_side: int = 96,
@@ -59,7 +61,7 @@ def collect_report(models: Sequence[Model], images: Any, *, map_method: str = "t
     if not len(rows):
         raise UserError(f"none of the {len(samples)} images can be read")
     with stage("pictures"):
-        pictures = read_pictures(samples, rows, thumbnail_side)
+        pictures = read_pictures(samples, rows.tolist(), thumbnail_side)
     labels = samples.labels[rows]
     views = []
     for name, (_, features, clusterings) in zip(_short_names(names), outputs):
@@ -105,8 +107,9 @@ def _look(engine: Engine, samples) -> Tuple[np.ndarray, np.ndarray, List[Cluster
     clusterings = []
     for number, (size, part) in enumerate(zip(sizes, parts)):
         centres = network.score_heads()[number].weight.numpy().T
-        clusterings.append(Clustering("prototypes" if len(sizes) == 1 else f"head {number}", size,
-                                      *(np.concatenate(values) for values in zip(*part)), centres))
+        assigned, score, margin, confidence = (np.concatenate(values) for values in zip(*part))
+        clusterings.append(Clustering("prototypes" if len(sizes) == 1 else f"head {number}", size, assigned, score,
+                                      margin, confidence, centres))
     if not clusterings and len(found):
         clusterings.append(_by_kmeans(found))
     return np.concatenate(rows), found, clusterings
@@ -132,8 +135,8 @@ def _by_kmeans(features: np.ndarray) -> Clustering:
     units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     count = max(1, min(100, round(len(units) ** 0.5)))
     centres = np.asarray(kmeans(units, count, iterations=20).centroids)
-    return Clustering("k-means", count, *nearest_cluster(units @ centres.T, 0.1), centres,
-                      note="These weights have no trained prototypes: the clusters are made by k-means of the features.")
+    assigned, score, margin, confidence = nearest_cluster(units @ centres.T, 0.1)
+    return Clustering("k-means", count, assigned, score, margin, confidence, centres, note=KMEANS)
 
 
 def _compare_with_classes(view: NetworkView, features: np.ndarray, labels: np.ndarray) -> None:

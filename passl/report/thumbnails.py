@@ -5,7 +5,7 @@ import hashlib
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterable, List, NamedTuple, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -110,5 +110,5 @@ def shrunk(thumbnail: bytes, side: int) -> bytes:
 
 def _reduction(height: int, width: int, side: int) -> int:
     """Factor by which the JPEG library may reduce a picture that is shown at `side` pixels."""
-    wanted: Optional[int] = max(side, COMPARED_SIDE)
+    wanted = max(side, COMPARED_SIDE)
     return next((factor for factor in (8, 4, 2) if min(height, width) // factor >= 2 * wanted), 1)

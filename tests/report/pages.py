@@ -9,10 +9,12 @@ from passl.report.contents import Clustering, NetworkView, Report, TrainingRecor
 from passl.report.thumbnails import encode
 
 HOSTILE = [
-    '<img src=x onerror="window.broken=1">.jpg', "<script>window.broken=1</script>.png", "</script><script>window.broken=1",
+    '<img src=x onerror="window.broken=1">.jpg', "<script>window.broken=1</script>.png",
+    "</script><script>window.broken=1",
     '"><svg onload=window.broken=1>.jpg', "' onmouseover='window.broken=1' x='.jpg", "{{ 7 * 7 }}{% raw %}.jpg",
     "<!--<script>window.broken=1//-->.jpg", "a" * 4090 + ".jpg", "\u202egpj.exe\u202c.jpg", "two\nlines.jpg",
-    os.fsdecode(b"not-utf-8-\xff\xfe\x80.jpg"), "$x_1$ & &amp; \\u003c.jpg", "图片 猫.jpg", "javascript:window.broken=1",
+    os.fsdecode(b"not-utf-8-\xff\xfe\x80.jpg"), "$x_1$ & &amp; \\u003c.jpg", "图片 猫.jpg",
+    "javascript:window.broken=1",
     "\u2028\u2029\x00\x07.jpg", "\U0001f600.jpg"]
 
 
@@ -34,7 +36,8 @@ def clustering(features, name, count, temperature=0.1):
     return Clustering(name, count + 1, *nearest_cluster(features @ units.T, temperature), units)
 
 
-def report(names, classes=("cats", "dogs", "<b>birds</b>"), clusters=6, networks=1, heads=1, title="pictures", exact=True):
+def report(names, classes=("cats", "dogs", "<b>birds</b>"), clusters=6, networks=1, heads=1, title="pictures",
+           exact=True):
     """A report of `names`; features are clouds, one for each class. exact=False takes any rows for neighbours."""
     count = len(names)
     generator = np.random.default_rng(0)

@@ -1,9 +1,7 @@
 """The page in a real browser: it opens from a file, asks for nothing, answers, and executes nothing of a name."""
 import json
 import os
-import time
 
-import numpy as np
 import pytest
 
 from passl.report.page import write_page
@@ -11,7 +9,8 @@ from tests.conftest import REPOSITORY
 from tests.report.pages import HOSTILE, report
 from tools.browser import Browser, find_browser
 
-pytestmark = pytest.mark.skipif(not find_browser(), reason="a browser is wanted: install chromium, or set PASSL_BROWSER")
+pytestmark = pytest.mark.skipif(not find_browser(), reason="a browser is wanted: install chromium, or name "
+                                "one with PASSL_BROWSER")
 NAMES = [f"{'abc'[row % 3]}/{row:03d}.jpg" for row in range(90)]
 AXE = [os.environ.get("PASSL_AXE", ""), str(REPOSITORY / "build" / "node_modules" / "axe-core" / "axe.min.js")]
 
@@ -73,8 +72,8 @@ def test_gallery_sorts_filters_and_marks(browser):
 def test_pictures_of_a_card_are_those_of_its_kind(browser):
     for kind in ("nearest", "border", "random"):
         browser.run(f"document.querySelector('[name=kind][value={kind}]').click()")
-        assert browser.run("[...document.querySelectorAll('.card')].every((card) => JSON.stringify([...card.querySelectorAll("
-                           "'.thumb')].map((one) => Number(one.dataset.row))) === JSON.stringify(clustering().clusters["
+        assert browser.run("[...document.querySelectorAll('.card')].every((card) => JSON.stringify([...card."
+                           "querySelectorAll('.thumb')].map((one) => Number(one.dataset.row))) === JSON.stringify(clustering().clusters["
                            f"card.dataset.cluster].{kind}.slice(0, 8)))")
 
 
@@ -121,14 +120,14 @@ def test_lasso_lists_what_is_inside(browser):
 def test_a_point_opens_its_picture_with_mouse_and_keyboard(browser):
     browser.run("document.getElementById('points').scrollIntoView({block: 'center'})")
     x, y = browser.run("(() => { const {scale, x, y} = pointMap.place(), b = pointMap.canvas.getBoundingClientRect();"
-                       " return [pointMap.points[0] * scale + x + b.left, pointMap.points[1] * scale + y + b.top]; })()")
+                       " const p = pointMap.points; return [p[0] * scale + x + b.left, p[1] * scale + y + b.top]; })()")
     browser.mouse("mouseMoved", x, y)
     assert browser.run("!pointMap.tip.hidden && pointMap.tip.querySelector('img').src.startsWith('data:image/webp')")
     browser.mouse("mousePressed", x, y)
     browser.mouse("mouseReleased", x, y)
     assert browser.run("document.getElementById('picture').open")
     row = browser.run("shown.row")
-    neighbours = browser.run("[...document.querySelectorAll('#neighbours .thumb')].map((one) => Number(one.dataset.row))")
+    neighbours = browser.run("[...$('neighbours').querySelectorAll('.thumb')].map((one) => Number(one.dataset.row))")
     width = browser.run("network().width")
     assert neighbours == browser.run(f"[...unpack(network().neighbours)].slice({row * width}, {row * width + width})")
     browser.run("document.querySelector('#neighbours .thumb').click()")
@@ -186,8 +185,8 @@ def test_names_are_never_executed(tmp_path, folder):
         wrong = browser.run("document.querySelectorAll('main img[onerror], main svg[onload], main b, main i').length")
         assert wrong == 0
         assert browser.run("document.querySelector('.thumb img').naturalWidth") > 0
-        written = browser.run("(async () => { const kept = []; const make = URL.createObjectURL; URL.createObjectURL = (blob)"
-                              " => { kept.push(blob); return make.call(URL, blob); }; download(); const bytes = new "
+        written = browser.run("(async () => { const kept = []; const make = URL.createObjectURL; URL.createObjectURL "
+                              "= (blob) => { kept.push(blob); return make.call(URL, blob); }; download(); const bytes = new "
                               "Uint8Array(await kept[0].arrayBuffer()); return [...bytes]; })()")
         expected = [b"photos/" + os.fsencode(name) for name in HOSTILE if "\n" not in name]
         assert bytes(written).split(b"\n") == [*expected, b""]
@@ -207,33 +206,41 @@ def test_axe_finds_nothing_serious(page, dark):
             browser.call("Runtime.evaluate", expression=file.read())
         for state in ("0", "document.querySelector('.thumb').click()"):
             browser.run(state)
-            found = browser.run("axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) => [v.impact, "
-                                "v.id, v.nodes.length, v.nodes[0].html.slice(0, 200), v.nodes[0].failureSummary]))")
+            found = browser.run("axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) => "
+                                "[v.impact, v.id, v.nodes.length, v.nodes[0].html.slice(0, 200), v.nodes[0].failureSummary]))")
             assert [one for one in found if one[0] in ("serious", "critical")] == []
 
 
 @pytest.mark.slow
 def test_fifty_thousand_pictures(tmp_path):
-    """First picture within two seconds and a click within a tenth; the best of three, because machines are shared."""
-    path = write_page(report([f"folder/{row:06d}_of_a_long_name.jpg" for row in range(50000)], clusters=300, exact=False),
-                      tmp_path / "large.html")
+    """Pictures within two seconds and a click within a tenth, of the page's own thread: machines are shared."""
+    names = [f"folder/{row:06d}_of_a_long_name.jpg" for row in range(50000)]
+    path = write_page(report(names, clusters=300, exact=False), tmp_path / "large.html")
     assert path.stat().st_size <= 25e6
-    first, clicks = [], []
+    actions = ("document.querySelector('.thumb').click(); $('picture').close()",
+               "document.querySelector('.card button:not(.thumb)').click()", "$('more-pictures').click()",
+               "document.querySelector('[name=kind][value=border]').click()",
+               "pointMap.handlers.lasso(pointMap.inside([[0, 0], [300, 0], [300, 300], [0, 300]]))",
+               "pointMap.point(pointMap.nearest([200, 200]))", "$('clear').click()")
     with Browser() as browser:
-        for _ in range(3):
-            browser.open(path.as_uri())
-            browser.run("new Promise(done => { const look = () => document.body.dataset.ready ? done() : setTimeout(look, 5);"
-                        " look(); })")
-            first.append(browser.run("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-            assert browser.run("document.querySelector('.thumb img').complete")
-            clicks.append([browser.run(f"(() => {{ const begin = performance.now(); {action}; document.body.offsetHeight;"
-                                       " pointMap.paint(); return performance.now() - begin; })()") for action in (
-                "document.querySelector('.thumb').click(); $('picture').close()",
-                "document.querySelector('.card button:not(.thumb)').click()",
-                "document.getElementById('more-pictures').click()",
-                "document.querySelector('[name=kind][value=border]').click()",
-                "pointMap.handlers.lasso(pointMap.inside([[0, 0], [300, 0], [300, 300], [0, 300]]))",
-                "pointMap.point(pointMap.nearest([200, 200]))", "document.getElementById('clear').click()")])
-    print("first picture", min(first), "ms; clicks", np.min(clicks, axis=0).round(), "ms", time.strftime("%H:%M"))
-    assert min(first) < 2000
-    assert np.min(clicks, axis=0).max() < 100
+        browser.call("Performance.enable", timeDomain="threadTicks")
+
+        def thread_time():
+            metrics = browser.call("Performance.getMetrics")["metrics"]
+            return {one["name"]: one["value"] for one in metrics}["ThreadTime"]
+
+        begin = thread_time()
+        opened(browser, path)
+        first = thread_time() - begin
+        assert browser.run("document.querySelector('.thumb img').complete")
+        clicks = []
+        for action in actions:
+            times = []
+            for _ in range(3):
+                begin = thread_time()
+                browser.run(f"(() => {{ {action}; document.body.offsetHeight; pointMap.paint(); }})()")
+                times.append(thread_time() - begin)
+            clicks.append(min(times))
+    print(f"pictures {first:.2f} s, clicks {[round(1000 * one) for one in clicks]} ms")
+    assert first < 2
+    assert max(clicks) < 0.1

@@ -56,7 +56,8 @@ def test_the_page_asks_for_nothing_and_runs_one_script(tmp_path):
 
 
 @pytest.mark.parametrize("name, shown", [
-    ("a.jpg", "a.jpg"), ("\u202egpj.exe", "\\u202egpj.exe"), ("a\nb", "a\\u000ab"), ("\udcff", "\\xff"), ("\ufeff", "\\ufeff"),
+    ("a.jpg", "a.jpg"), ("\u202egpj.exe", "\\u202egpj.exe"), ("a\nb", "a\\u000ab"), ("\udcff", "\\xff"),
+    ("\ufeff", "\\ufeff"),
     ("图\U0001f600", "图\U0001f600")])
 def test_what_is_invisible_is_shown(name, shown):
     assert showable(name) == shown

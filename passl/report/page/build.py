@@ -163,11 +163,11 @@ def _confusion(clustering: Clustering, report: Report):
     labels = report.known_labels
     if labels is None:
         return None
-    known = np.flatnonzero(labels >= 0)
     counts = contingency(clustering.assigned, labels)  # of the clusters and classes that occur
-    clusters, classes = np.unique(clustering.assigned[known]), np.unique(labels[known])
+    classes = np.unique(labels[labels >= 0])
     table = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(table, (slice(None), counts.argmax(1)[np.arange(len(clusters))]), counts.T)
+    for cluster, majority in enumerate(counts.argmax(1)):
+        table[:, majority] += counts[cluster]
     names = [report.classes[label] if label < len(report.classes) else str(label) for label in classes]
     accuracy = float(np.trace(table) / table.sum())
     if len(classes) <= MOST_CLASSES:

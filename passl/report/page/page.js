@@ -251,18 +251,21 @@ class Plane {  // points on a canvas: hover, choose, move, zoom, draw around, an
     const light = style.getPropertyValue("--light").trim();
     brush.setTransform(ratio, 0, 0, ratio, 0, 0);
     brush.clearRect(0, 0, width, height);
-    const marked = this.marked && new Set(this.marked), plain = !this.radii;
-    const dots = (rows, colour, alpha) => {
-      brush.fillStyle = colour.replace("var(--light)", light); brush.globalAlpha = alpha;
-      for (const i of rows) {
-        const px = this.points[2 * i] * scale + x, py = this.points[2 * i + 1] * scale + y, r = this.radius(i);
-        if (px < -r || py < -r || px > width + r || py > height + r) continue;
-        if (plain && this.points.length > 20000) { brush.fillRect(px - r, py - r, 2 * r, 2 * r); continue; }
-        brush.beginPath(); brush.arc(px, py, r, 0, 7); brush.fill();
+    const marked = this.marked && new Uint8Array(this.points.length / 2), plain = !this.radii;
+    if (marked) for (const i of this.marked) marked[i] = 1;
+    if (plain && this.points.length > 20000) this.paintMany(brush, marked, light, ratio);
+    else for (const last of marked ? [0, 1] : [0]) {
+      for (const [colour, rows] of this.groups) {
+        brush.fillStyle = colour.replace("var(--light)", light);
+        brush.globalAlpha = marked ? last ? 1 : plain ? .13 : .3 : .8;
+        for (const i of rows) {
+          if (marked && marked[i] !== last) continue;
+          const px = this.points[2 * i] * scale + x, py = this.points[2 * i + 1] * scale + y, r = this.radius(i);
+          if (px < -r || py < -r || px > width + r || py > height + r) continue;
+          brush.beginPath(); brush.arc(px, py, r, 0, 7); brush.fill();
+        }
       }
-    };
-    for (const [colour, rows] of this.groups) dots(marked ? rows.filter((i) => !marked.has(i)) : rows, colour, marked ? (plain ? .13 : .3) : .8);
-    if (marked) for (const [colour, rows] of this.groups) dots(rows.filter((i) => marked.has(i)), colour, 1);
+    }
     brush.globalAlpha = 1;
     brush.strokeStyle = style.getPropertyValue("--ink"); brush.lineWidth = 2;
     if (this.current >= 0) {
@@ -276,6 +279,25 @@ class Plane {  // points on a canvas: hover, choose, move, zoom, draw around, an
       this.lasso.forEach(([px, py], i) => i ? brush.lineTo(px, py) : brush.moveTo(px, py));
       brush.closePath(); brush.stroke(); brush.setLineDash([]);
     }
+  }
+  paintMany(brush, marked, light, ratio) {  // squares, written as pixels: ten times as fast as shapes
+    const {scale, x, y} = this.place(), {width, height} = this.canvas, picture = brush.createImageData(width, height);
+    const pixels = new Uint32Array(picture.data.buffer), side = Math.max(2, Math.round(2 * this.radius(0) * ratio));
+    for (const last of marked ? [0, 1] : [0]) {
+      for (const [colour, rows] of this.groups) {
+        brush.fillStyle = colour.replace("var(--light)", light);  // the canvas gives it back as #rrggbb
+        const rgb = parseInt(brush.fillStyle.slice(1), 16), alpha = marked ? last ? 255 : 36 : 205;
+        const value = (alpha << 24 | (rgb & 255) << 16 | rgb & 0xff00 | rgb >> 16) >>> 0;
+        for (const i of rows) {
+          if (marked && marked[i] !== last) continue;
+          const left = Math.round((this.points[2 * i] * scale + x) * ratio - side / 2);
+          const top = Math.round((this.points[2 * i + 1] * scale + y) * ratio - side / 2);
+          if (left < 0 || top < 0 || left + side > width || top + side > height) continue;
+          for (let row = top; row < top + side; row++) pixels.fill(value, row * width + left, row * width + left + side);
+        }
+      }
+    }
+    brush.putImageData(picture, 0, 0);
   }
   at(event) { const box = this.canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; }
   nearest([px, py], most = 14) {
