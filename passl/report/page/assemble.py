@@ -18,7 +18,7 @@ from passl.evaluation.cluster_metrics import contingency
 from passl.files import PathLike
 from passl.report.contents import Clustering, NetworkView, Report
 from passl.report.thumbnails import fit_into
-from passl.report.training import curves
+from passl.report.run_record import curves
 
 HERE = Path(__file__).parent
 LANGUAGES = ("en", "zh")
