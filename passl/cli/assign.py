@@ -45,8 +45,8 @@ def assign(options) -> None:
     from passl.inference.assign import trained_settings
     from passl.inference.images import find_images
 
-    if options.links:
-        refuse_filled(Path(options.links))
+    if options.links and Path(options.links).exists() and any(Path(options.links).iterdir()):
+        raise UserError(f"--links {options.links} is not empty: choose another folder or remove it")
     given = {name: getattr(options, name) for name in ("temperature", "epsilon")}
     settings = {**trained_settings(model), **{name: value for name, value in given.items() if value is not None}}
     samples = find_images(options.images)
@@ -82,11 +82,6 @@ def write_csv(path: Path, paths: Sequence[str], result) -> None:
         for image, clusters, confidence in zip(paths, result.clusters.tolist(), result.confidence.tolist()):
             writer.writerow([image, *(value for pair in zip(clusters, (f"{c:.6f}" for c in confidence))
                                       for value in pair)])
-
-
-def refuse_filled(folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--links {folder} is not empty: choose another folder or remove it")
 
 
 def make_links(folder: Path, paths: Sequence[str], clusters) -> None:

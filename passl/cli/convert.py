@@ -17,6 +17,8 @@ TARGETS = {
     "detectron2": "detectron2 backbone (.pkl)",
     "safetensors": "names of the SwAV releases, PyTorch layout (.safetensors)",
 }
+SUFFIXES = {".pdparams": "paddle", ".pth": "torch", ".pt": "torch", ".tar": "torch", ".safetensors": "safetensors",
+            ".pkl": "detectron2"}
 LAYOUTS = ("auto", "swav", "passl", "mmpretrain", "vissl", "solo", "lightly", "sela-alexnet", "sela-resnetv1",
            "sela-resnetv2", "paddleclas", "paddledet", "detectron2")
 TOLERANCE = 1e-4  # relative to the largest output; float32 against float64 leaves about 1e-6
@@ -81,7 +83,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             part = convert(checkpoint, "paddle", part=options.part, layout=layout, allow_unknown=True)
             print(part.table() if options.table else f"{options.part:<16}{len(part.state)} arrays")
         return 0
-    to = options.to or _target_of_suffix(options.target)
+    to = options.to or SUFFIXES.get(os.path.splitext(options.target)[1])
     if to is None:
         parser.error(f"the suffix of {options.target} does not tell a target; add --to {{{','.join(TARGETS)}}}")
     if options.verify:
@@ -99,12 +101,6 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         print(f"left out as unknown: {_shortened(result.found.unknown)}")
     print(f"wrote {options.target} ({len(result.state)} arrays, {os.path.getsize(options.target) / 1e6:.1f} MB, {to})")
     return _verify(options, layout) if options.verify else 0
-
-
-def _target_of_suffix(path: str) -> Optional[str]:
-    suffixes = {".pdparams": "paddle", ".pth": "torch", ".pt": "torch", ".tar": "torch", ".safetensors": "safetensors",
-                ".pkl": "detectron2"}
-    return suffixes.get(os.path.splitext(path)[1])
 
 
 def _shortened(keys: List[str]) -> str:

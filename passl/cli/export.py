@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, List, Mapping, Optional
 
 import passl
 from passl.cli.model_options import MODEL_HELP
@@ -44,7 +44,8 @@ def export_model(options) -> None:
 
     environment.prepare(cpu=True)
     environment.select_device("cpu")  # tracing needs no speed, and the check compares like with like
-    section, prefix = {}, options.to
+    section: Mapping[str, Any] = {}
+    prefix = options.to
     if options.config:
         from passl.engine.session import read
         from passl.inference.from_config import model_of_config

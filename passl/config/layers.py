@@ -41,7 +41,7 @@ def _load_layers(path: str, chain: Tuple[str, ...]) -> Config:
     identity = [os.path.realpath(link) for link in chain]
     chain = chain + (path,)
     if os.path.realpath(path) in identity:
-        raise ConfigError(f"{_chain(chain)}: these {BASE} layers form a cycle")
+        raise ConfigError(f"{' -> '.join(chain)}: these {BASE} layers form a cycle")
     own = _read_file(path, chain)
     place = own.where(BASE)
     bases = own.pop(BASE, [])
@@ -73,12 +73,8 @@ def _drop_delete_marks(value: Any) -> None:
         _drop_delete_marks(item)
 
 
-def _chain(chain: Sequence[str]) -> str:
-    return " -> ".join(chain)
-
-
 def _read_file(path: str, chain: Tuple[str, ...]) -> Config:
-    named_by = f" (layers: {_chain(chain)})" if len(chain) > 1 else ""
+    named_by = f" (layers: {' -> '.join(chain)})" if len(chain) > 1 else ""
     if os.path.isdir(path):
         raise ConfigError(f"{path}: this is a folder, not a YAML file{named_by}")
     if not os.path.isfile(path):

@@ -6,27 +6,10 @@ from __future__ import annotations
 
 import importlib
 
-from passl.distributed.collectives import (
-    JointFailure,
-    RankFailure,
-    all_gather,
-    all_gather_rows,
-    all_ok,
-    all_reduce,
-    barrier,
-    broadcast,
-    collective_counter,
-    fail_together,
-    gather_objects,
-    local_rank,
-    rank,
-    together,
-    wait_for_ranks,
-    world_size,
-)
-from passl.distributed.initialize import Launch, LaunchError, check_launch_environment, initialize, launched_device
+from passl.distributed.collectives import *  # noqa: F403  # its __all__ names them
+from passl.distributed.initialize import *  # noqa: F403
 
-# Names of modules that define Paddle layers or operators: these are imported when one of their names is first asked for.
+# Names of modules that define Paddle layers or operators, imported when one of their names is first asked for.
 _LAZY = {name: module for module, names in {
     "gradient_reduction": ("no_sync", "wrap"),
     "sync_batch_norm": ("convert_batch_norm", "group_size", "running_statistics", "statistics_of_rank_0"),

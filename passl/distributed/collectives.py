@@ -18,6 +18,10 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple, Type
 
 from passl.errors import UserError
 
+__all__ = ["JointFailure", "RankFailure", "all_gather", "all_gather_rows", "all_ok", "all_reduce", "barrier",
+           "broadcast", "collective_counter", "fail_together", "gather_objects", "local_rank", "rank", "together",
+           "wait_for_ranks", "world_size"]
+
 
 def world_size() -> int:
     """Number of processes of the job, from the launch variables; 1 without a launcher."""

@@ -17,7 +17,6 @@ from passl.weights.formats.tree import flatten
 WRAPPERS: Tuple[Tuple[str, ...], ...] = (
     ("classy_state_dict", "base_model", "model"),  # VISSL
     ("state_dict",), ("model_state_dict",), ("model",), ("net",))
-PADDLE_NAMES = "StructuredToParameterName@@"
 
 
 @dataclass
