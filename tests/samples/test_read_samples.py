@@ -162,7 +162,8 @@ def test_a_saved_config_is_complete_and_says_what_it_said(here, sample):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", ConfigWarning)
             checked = check(raw)
-        assert all(any(name in str(one.message) for name in FORMER_SETTINGS) for one in said if one.category is ConfigWarning)
+        ours = [str(one.message) for one in said if one.category is ConfigWarning]
+        assert all(any(name in message for name in FORMER_SETTINGS) for message in ours)
         before, after = dict(settings(raw.plain())), dict(settings(checked.plain()))
         assert {name: value for name, value in after.items() if name not in LATER_SETTINGS} == {
             name: value for name, value in before.items() if name not in FORMER_SETTINGS}
