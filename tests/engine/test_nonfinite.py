@@ -1,8 +1,10 @@
 """NaN and infinity in images, layers, losses and gradients: noticed before the weights change, and without a trace."""
+import numpy as np
 import paddle
 import pytest
 
 from passl.distributed import JointFailure
+from passl.engine.callbacks import Callback
 from tests.engine.runs import assert_same_state, state_of, trainer
 
 
@@ -103,6 +105,27 @@ def test_isolated_bad_step_is_left_out_without_a_trace(config, fault):
     run.run()
     same_but_for_normalisation(before[0], after[0])
     assert run.step == 9 and run.progress.nonfinite_steps == 1
+
+
+def test_a_step_left_out_is_not_in_the_averages_of_the_epoch(config):
+    """Of five steps the third has no loss: the epoch's numbers are those of the other four."""
+    steps, epochs = [], []
+
+    class Noting(Callback):
+        def on_step(self, record):
+            steps.append({"loss": record.loss, **record.values})
+
+        def on_epoch_end(self, epoch, averages):
+            epochs.append(averages)
+
+    run = trainer(config, "Global.max_nonfinite_steps=1", "Global.epochs=1")
+    run.callbacks.append(Noting())
+    break_at(run, nan_loss, 2)
+    run.run()
+    assert len(steps) == 5 and np.isnan(steps[2].pop("loss")) and steps.pop(2) == {}
+    assert set(epochs[0]) == set(steps[0]) >= {"loss", "target_entropy"}
+    for name, average in epochs[0].items():
+        assert average == pytest.approx(np.mean([step[name] for step in steps]), rel=1e-5), name
 
 
 def test_more_bad_steps_than_allowed_stop_the_run(config):

@@ -43,6 +43,24 @@ def test_places_of_images_may_differ_from_machine_to_machine():
     assert settings("/here") == settings("/there") == {"DataLoader.Train.dataset.name": "'ImageList'"}
 
 
+def noted_losses(run):
+    """Two lists that fill while it runs: the loss of this rank's own images, and the one that callbacks are told."""
+    own, told, step = [], [], run.method.training_step
+
+    def training_step(batch, plan):
+        loss, statistics = step(batch, plan)
+        own.append(float(loss))
+        return loss, statistics
+
+    class Noting(Callback):
+        def on_step(self, record):
+            told.append(record.loss)
+
+    run.method.training_step = training_step
+    run.callbacks.append(Noting())
+    return own, told
+
+
 def on_two_ranks(config):
     result = {}
     # From one rank, stopped in the middle of the second of 3 epochs; the batch of each process stays.
@@ -53,6 +71,7 @@ def on_two_ranks(config):
 
     # Batch statistics of their own: the state of each rank comes back, and evaluation sees the network of rank 0.
     straight = separate(config, "straight", *OWN, "Global.epochs=2")
+    result["own losses"], result["told losses"] = noted_losses(straight)
     straight.run()
     separate(config, "stopped", *OWN, "Global.epochs=2", "Global.max_train_step=4").run()
     resumed = separate(config, "resumed", *OWN, "Global.epochs=2", latest(config, "stopped"))
@@ -106,6 +125,10 @@ def test_two_ranks(config, tmp_path):
         assert f"rank 1: sees what rank 0 writes to {Path('mine/SwAV')} is False, elsewhere True" in message
         assert done.result["left"].tolist() == []
         assert done.result["callbacks"].tolist() == [done is first, True]
+    mean = (first.result["own losses"] + second.result["own losses"]) / 2
+    assert len(mean) == 6 and (first.result["own losses"] != second.result["own losses"]).any()
+    for done in (first, second):  # metrics.jsonl, the log and the averages of an epoch are of this number
+        np.testing.assert_allclose(done.result["told losses"], mean, rtol=1e-6)
     assert any((first.result[f"own/{name}"] != second.result[f"own/{name}"]).any() for name in names)
 
     # And back: two ranks stopped at step 5 of 9, one goes on.

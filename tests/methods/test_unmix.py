@@ -47,7 +47,7 @@ def test_reference_mode_reverses_the_targets_of_crop_0_only(case):
     targets = sinkhorn(paddle.stack([views[view] for view in method.assigned_views])).soft
     _, parts = method.loss(views, targets, Mixture(0.5, None))
     name = "loss_mixture_reversed" if case["reverse_unmix"] else "loss_mixture"
-    assert float(parts[name]) == pytest.approx(case["loss"], abs=1e-6)
+    assert float(parts[name]) == pytest.approx(case["loss"], abs=6e-6)  # as in test_swav.py
 
 
 def test_paper_mode_is_the_intended_rule():
