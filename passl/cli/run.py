@@ -21,10 +21,10 @@ def run_guarded(program: str, action: Callable[[], None], after_interrupt: str =
     `after_interrupt`, which tells how to go on. PASSL_TRACEBACK=1 shows the traceback of all of these. Warnings of this
     library are printed as `PROGRAM: warning: ...`.
     """
-    plain = warnings.formatwarning
-    warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
-        f"{program}: warning: {message}\n" if os.path.abspath(filename).startswith(PACKAGE)
-        else plain(message, category, filename, lineno, line))
+    plain = warnings.showwarning
+    warnings.showwarning = lambda message, category, filename, lineno, file=None, line=None: (
+        print(f"{program}: warning: {message}", file=sys.stderr) if os.path.abspath(filename).startswith(PACKAGE)
+        else plain(message, category, filename, lineno, file, line))
     for said in ("No ccache found", "When training, we now always track global mean"):  # Paddle's, of no use to anybody
         warnings.filterwarnings("ignore", message=said)
     try:
@@ -41,7 +41,7 @@ def run_guarded(program: str, action: Callable[[], None], after_interrupt: str =
         print(f"{program}: {'' if is_config else 'error: '}{error}", file=sys.stderr)
         return 2 if is_config else 1
     finally:
-        warnings.formatwarning = plain
+        warnings.showwarning = plain
 
 
 def make_parser(prog: str, description: str, trains: bool = True) -> argparse.ArgumentParser:
