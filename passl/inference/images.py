@@ -15,8 +15,7 @@ from passl.data.folders import is_image
 from passl.data.random_streams import Stream
 from passl.data.sources import ImageFiles, find_image_files
 from passl.errors import DataError, UserError
-
-PathLike = Union[str, "os.PathLike[str]"]
+from passl.files import PathLike
 
 
 class Images(NamedTuple):
@@ -63,12 +62,12 @@ def find_images(places: Union[PathLike, Sequence[PathLike]]) -> ImageFiles:
 
     DataError for a path that does not exist; TypeError for anything that is no path.
     """
-    places = [os.path.expanduser(place) for place in ([places] if isinstance(places, (str, os.PathLike)) else places)]
-    for place in places:
+    names = [os.path.expanduser(place) for place in ([places] if isinstance(places, (str, os.PathLike)) else places)]
+    for place in names:
         if not os.path.exists(place):
             raise DataError(f"{place} does not exist (looked from {os.getcwd()}): give image files, folders or list "
                             "files")
-    return find_image_files(places, labelled=False, strict=False)
+    return find_image_files(names, labelled=False, strict=False)
 
 
 def digest(samples: ImageFiles) -> str:

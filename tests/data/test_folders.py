@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 
 import numpy as np
@@ -17,10 +16,8 @@ from tests.data.shared import touch
 
 
 @pytest.fixture
-def told(caplog, monkeypatch):
+def told(caplog):
     """What `find_image_files` logs, with its level: told(root, labelled) -> [(level, text)]."""
-    monkeypatch.setattr(logging.getLogger("passl"), "propagate", True)
-
     def call(*arguments, **options):
         caplog.clear()
         with caplog.at_level("INFO", "passl"):
