@@ -108,7 +108,7 @@ def folders_in(root: str) -> List[str]:
 def _files(root: str) -> Iterator[Tuple[str, bool]]:
     """(path relative to `root`, is an image); symbolic links are followed, but never round in a circle."""
     suffixes = image_suffixes()
-    pending = [("", (os.path.realpath(root),))]
+    pending: List[Tuple[str, Tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while pending:
         prefix, ancestors = pending.pop()
         with os.scandir(os.path.join(root, prefix)) as entries:

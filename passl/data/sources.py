@@ -31,7 +31,8 @@ class ImageFiles:
     arrays stay shared. `labels` is int64, -1 where a sample has none; `classes` are the names that labels index.
     """
 
-    def __init__(self, paths: Sequence[str], labels: Optional[Sequence[int]] = None, classes: Sequence[str] = ()):
+    def __init__(self, paths: Sequence[str], labels: Optional[Union[Sequence[int], np.ndarray]] = None,
+                 classes: Sequence[str] = ()):
         encoded = [os.fsencode(path) for path in paths]
         self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
