@@ -1,6 +1,8 @@
 """How the failures and warnings of a command reach its user."""
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import warnings
@@ -25,6 +27,10 @@ def run_guarded(program: str, action: Callable[[], None], after_interrupt: str =
         else plain(message, category, filename, lineno, line))
     for said in ("No ccache found", "When training, we now always track global mean"):  # Paddle's, of no use to anybody
         warnings.filterwarnings("ignore", message=said)
+    codecs.register_error("passl-names", _any_name)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="passl-names")
     try:
         action()
         return 0
@@ -40,3 +46,11 @@ def run_guarded(program: str, action: Callable[[], None], after_interrupt: str =
         return 2 if is_config else 1
     finally:
         warnings.formatwarning = plain
+
+
+def _any_name(error: UnicodeError):
+    """Bytes of file names that are no text are printed as they are; what the terminal has no letter for, as \\u6f22."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
