@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Optional
 
 import passl
@@ -11,7 +12,7 @@ from passl.errors import UserError
 def make_parser(prog: str, description: str, trains: bool = True) -> argparse.ArgumentParser:
     """A parser with -c, -o, --version, and -p for commands that train; the command adds its own options."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
-    parser.add_argument("-c", "--config", required=True, metavar="FILE",
+    parser.add_argument("-c", "--config", required=True, type=os.path.expanduser, metavar="FILE",
                         help="YAML configuration; paths inside it are relative to the current folder, except _base_")
     parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
                         help="change one key, for instance -o Global.epochs=100 DataLoader.Train.sampler.batch_size=32;"
