@@ -67,6 +67,8 @@ def assign(options) -> None:
               f"confidence {found['confidence']:.3f}")
         if "nmi" in found:
             print(json.dumps(found))
+    if not any("nmi" in found for found in heads):
+        print("the images have no classes, so no agreement with classes is measured")
     unreadable = len(samples) - len(paths)
     if unreadable:
         print(f"{unreadable} images could not be read and are left out")
