@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from passl.data import class_numbers
 from passl.data.class_numbers import KnownClasses, known_classes, number_alike, tell_shared_files
 from passl.data.sources import ImageFiles, find_image_files
 from passl.errors import DataError
@@ -78,3 +79,11 @@ def test_files_that_two_sets_share_are_counted(tmp_path, caplog):
     assert "2 of the 3 images of test are images of train as well" in caplog.text
     caplog.clear()
     assert tell_shared_files(test.first(1), train, "test", "train") == 0 and not caplog.text
+
+
+def test_of_many_files_the_folders_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(class_numbers, "MOST_FILES_ASKED", 3)
+    touch(tmp_path, "train/ant/1.jpg", "train/ant/2.jpg")
+    (tmp_path / "again").symlink_to(tmp_path / "train")
+    train, again = (find_image_files(str(tmp_path / part), True) for part in ("train", "again"))
+    assert tell_shared_files(train, again, "train", "again") == 2
