@@ -29,8 +29,10 @@ def make_parser() -> argparse.ArgumentParser:
         prog="passl-convert", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__,
         epilog="targets:\n" + "\n".join(f"  {name:<12} {text}" for name, text in TARGETS.items())
         + "\n\nexample:\n  passl-convert swav_800ep_pretrain.pth.tar swav_800ep.pdparams --verify")
-    parser.add_argument("source", metavar="IN", help=".pth, .pth.tar, .pt, .pdparams, .safetensors, .npz or .pkl")
-    parser.add_argument("target", metavar="OUT", nargs="?", help="file to write; without it only tell what IN holds")
+    parser.add_argument("source", type=os.path.expanduser, metavar="IN",
+                        help=".pth, .pth.tar, .pt, .pdparams, .safetensors, .npz or .pkl")
+    parser.add_argument("target", type=os.path.expanduser, metavar="OUT", nargs="?",
+                        help="file to write; without it only tell what IN holds")
     parser.add_argument("--to", choices=list(TARGETS), default=None,
                         help="what to write; default: by OUT's suffix (.pdparams: paddle, .pth/.pt/.tar: torch, "
                              ".safetensors, .pkl: detectron2)")

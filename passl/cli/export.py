@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any, List, Mapping, Optional
 
@@ -17,12 +18,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
         prog="passl-export", description="Write an inference model and check its output against the live network. The "
         "input is the normalised image batch, the output logits for a classifier and features for everything else.")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("-c", "--config", metavar="FILE", help="a training config; the network of its Model section "
+    source.add_argument("-c", "--config", type=os.path.expanduser, metavar="FILE",
+                        help="a training config; the network of its Model section "
                         "with Global.pretrained_model is exported to <output_dir>/<Model.name>, as Export says")
-    source.add_argument("--model", metavar="MODEL", help=MODEL_HELP)
+    source.add_argument("--model", type=os.path.expanduser, metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
                         help="change one key of the config")
-    parser.add_argument("--to", metavar="PREFIX", help="files to write, without suffix; needed with --model")
+    parser.add_argument("--to", type=os.path.expanduser, metavar="PREFIX",
+                        help="files to write, without suffix; needed with --model")
     parser.add_argument("--output", choices=("auto", "features", "logits", "embedding"), default="auto",
                         help="what the exported network computes")
     parser.add_argument("--size", type=int, default=None, metavar="PIXELS", help="side of the input; default: what the "

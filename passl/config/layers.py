@@ -30,7 +30,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     error, duplicate keys (both lines), a cycle of layers, or an override that does not fit. Keys and types are not
     judged here: see `passl.config.check`.
     """
-    config = _load_layers(os.path.normpath(os.fspath(path)), ())
+    config = _load_layers(os.path.normpath(os.path.expanduser(path)), ())
     _drop_delete_marks(config)
     for override in overrides:
         apply_override(config, override)
@@ -50,7 +50,8 @@ def _load_layers(path: str, chain: Tuple[str, ...]) -> Config:
         raise ConfigError(f"{place}: {BASE} must be a path or a list of paths")
     merged = Config()
     for base in bases:
-        _merge(merged, _load_layers(os.path.normpath(os.path.join(os.path.dirname(path), base)), chain))
+        place = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        _merge(merged, _load_layers(os.path.normpath(place), chain))
     _merge(merged, own)
     return merged
 

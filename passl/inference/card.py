@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from passl.config import ConfigError, load_config
+from passl.files import write_text
 from passl.weights.locate import WEIGHTS, find_config
 
 if TYPE_CHECKING:
@@ -120,10 +121,13 @@ def save_run(folder: Path, model, config: Mapping[str, Any]) -> Path:
     paddle.save({name: tensor.numpy() for name, tensor in model.state_dict().items()}, str(folder / WEIGHTS))
     Config(sections).save(str(folder / "config.yaml"))
     if card.classes:
-        (folder / CLASS_NAMES).write_text("".join(f"{name}\n" for name in card.classes), encoding="utf-8")
+        write_text(folder / CLASS_NAMES, "".join(f"{name}\n" for name in card.classes))
     return folder
 
 
 def read_class_names(path: Path) -> List[str]:
-    """One class name a line, in the order of the outputs; none when there is no such file."""
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.is_file() else []
+    """One class name a line, in the order of the outputs; none when there is no such file. Names may hold any byte."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # with newlines as '\n'
+    return [line for line in text.split("\n") if line]  # str.splitlines would cut names at rarer line breaks

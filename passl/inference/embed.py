@@ -65,7 +65,7 @@ def embed_folder(model: Model, images: Union[ImageFiles, PathLike, Sequence[Path
         >>> numpy.load("embeddings/features.npy").shape
         (1, 32)
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     busy = UserError(f"another process is writing embeddings to {folder}: wait for it, or choose another folder")
     samples = images if isinstance(images, ImageFiles) else find_images(images)
@@ -133,7 +133,7 @@ def _open(path: Path, shape, new: bool) -> np.memmap:
 
 
 def _write_index(path: Path, samples: ImageFiles, unreadable) -> None:
-    with files.written_aside(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with files.written_text(path) as file:
         writer = csv.writer(file)
         writer.writerow(["row", "path", "class", "readable"])
         for row in range(len(samples)):

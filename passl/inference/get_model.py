@@ -77,7 +77,7 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
         >>> list(embedding.shape), list(scores.shape)
         ([2, 128], [2, 6])
     """
-    name, known = os.fspath(name), list_models()
+    name, known = os.path.expanduser(name), list_models()
     if name in known:
         _refuse_unknown(options)
         return _by_name(name, pretrained, options)

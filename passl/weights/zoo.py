@@ -109,5 +109,5 @@ def release(name: str) -> Release:
 
 def weights_folder() -> str:
     """Where released files are looked for: $PASSL_HOME/weights, by default ~/.passl/weights."""
-    home = os.environ.get("PASSL_HOME") or os.path.join(os.path.expanduser("~"), ".passl")
+    home = os.path.expanduser(os.environ.get("PASSL_HOME") or "~/.passl")
     return os.path.join(home, "weights")

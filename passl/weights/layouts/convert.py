@@ -108,6 +108,7 @@ def convert(checkpoint: Checkpoint, to: str, *, part: str = "all", layout: Optio
 def convert_file(source: str, target: str, to: str = "paddle", *, part: str = "all", layout: Optional[str] = None,
                  allow_unknown: bool = False, inert: Iterable[str] = ()) -> Conversion:
     """Read `source`, convert, and write `target` (beside it first, then renamed). See `convert`."""
+    source, target = os.path.expanduser(source), os.path.expanduser(target)
     if os.path.isdir(target):
         raise CheckpointError(f"{target} is a folder; give the name of the file to write")
     if os.path.exists(target) and os.path.samefile(source, target):
