@@ -27,6 +27,7 @@ from passl.weights import (
     to_passl_state,
     zoo,
 )
+from passl.weights.layouts.trunk import refuse_misfits
 from passl.weights.load import is_own
 from passl.weights.locate import find_weights
 
@@ -156,7 +157,7 @@ def _joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """Several files as one: each adds its weights or replaces those of the files before it."""
     state: Dict[str, np.ndarray] = {}
     for checkpoint in checkpoints:
-        state.update(to_passl_state(checkpoint, allow_unknown=True)[0])
+        state.update(checkpoint.tensors if is_own(checkpoint) else to_passl_state(checkpoint, allow_unknown=True)[0])
     return Checkpoint(" + ".join(checkpoint.path for checkpoint in checkpoints), "paddle", state)
 
 
@@ -241,6 +242,7 @@ def _of_file(checkpoint: Checkpoint, section: Mapping[str, Any]) -> Network:
         if not found.architecture:
             raise CheckpointError(f"{checkpoint.path} does not tell which trunk its weights are of, and no config.yaml "
                                   f"is beside it: name it, get_model('NAME', pretrained='{checkpoint.path}')")
+        refuse_misfits(checkpoint.path, f"a {found.architecture}", found.misfits)
         backbone = {"type": found.architecture}
         if found.block in ("basic", "bottleneck"):
             backbone = {"type": found.architecture.partition("w")[0], "base_channels": len(canonical["conv1.weight"]),

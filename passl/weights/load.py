@@ -12,6 +12,7 @@ from passl.errors import CheckpointError, UserError
 from passl.weights.formats.reader import Checkpoint, read, widen
 from passl.weights.layouts.convert import PARTS, to_passl_state
 from passl.weights.layouts.keymaps import COUNTER, STATISTICS, TRUNK
+from passl.weights.layouts.trunk import inside_trunk, refuse_misfits
 
 STRICT = ("trunk", "all", "none")
 _ROOTS = ("", "res_model.", "res_model.encoder.", "encoder.")
@@ -59,7 +60,8 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
     strict: "trunk" - every trunk weight of the layer must be loaded, heads may differ (they keep their own values, for
         instance a prototype layer of another size); "all" - every weight of the layer; "none" - whatever fits.
     CheckpointError, with the table, when the strictness is not met or when not one trunk weight matches a layer that
-    has a trunk; and for weights that are NaN or infinite. Nothing is written to the layer in that case. dtypes are
+    has a trunk; when the file has weights inside the trunk that the layer has not; and for weights that are NaN or
+    infinite. Nothing is written to the layer in that case. dtypes are
     cast to the layer's.
     """
     if strict not in STRICT:
@@ -92,7 +94,13 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
         else:
             report.loaded.append(name)
     is_bare_trunk = hasattr(layer, "stages")
-    _enforce(report, list(ours), {name for name in ours if is_bare_trunk or _is_trunk(name)}, strict)
+    trunk = {name for name in ours if is_bare_trunk or _is_trunk(name)}
+    _enforce(report, list(ours), trunk, strict)
+    if strict != "none":
+        strays = inside_trunk([name for name in state if name not in used],
+                              [source for name, source in pairs.items() if name in trunk])
+        refuse_misfits(label, "the model's", [f"{name} {list(state[name].shape)}: the model has no such weight"
+                                              for name in strays])
     _refuse_broken(report, {name: state[pairs[name]] for name in report.loaded})
     for name in report.loaded:
         _assign(ours[name], state[pairs[name]])

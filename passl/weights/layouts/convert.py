@@ -20,6 +20,7 @@ from passl.weights.formats.writers import write_paddle, write_safetensors, write
 from passl.weights.layouts.found import CONVERSION, Found, Notes, read_notes
 from passl.weights.layouts.keymaps import COUNTER, TRUNK, detectron2_name, paddleclas_name, paddledet_name, passl_name
 from passl.weights.layouts.recognise import recognise
+from passl.weights.layouts.trunk import refuse_misfits
 
 TARGETS = ("paddle", "torch", "torchvision", "paddleclas", "paddledet", "detectron2", "safetensors")
 PARTS = ("all", "trunk")
@@ -62,7 +63,8 @@ def to_passl_state(checkpoint: Union[str, Checkpoint], *, part: str = "all", lay
 
     checkpoint: a file or what `read` returned, of any layout in `keymaps.LAYOUTS`. part: "all" or "trunk".
     Arrays keep their dtype and are views of the file where possible (transposed for Linear layers).
-    CheckpointError when keys are unknown, unless allow_unknown (they are then listed in `found.unknown`).
+    CheckpointError when keys are unknown, unless allow_unknown (they are then listed in `found.unknown`); and always
+    when a key inside the trunk is, or has a shape that the architecture does not have.
     """
     canonical, found = _selected(checkpoint, part, layout, allow_unknown)
     return {passl_name(name): array.T if array.ndim == 2 else array for name, array in canonical.items()}, found
@@ -132,6 +134,7 @@ def _selected(checkpoint, part, layout, allow_unknown) -> Tuple[State, Found]:
         raise CheckpointError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint)
     canonical, found = recognise(checkpoint, layout)
+    refuse_misfits(checkpoint.path, f"a {found.architecture}", found.misfits)
     if found.unknown and not allow_unknown:
         shown = ", ".join(found.unknown[:10]) + (", ..." if len(found.unknown) > 10 else "")
         raise CheckpointError(f"{checkpoint.path}: {len(found.unknown)} keys are not known to the layout "

@@ -20,7 +20,8 @@ class Found:
     prototypes: their number per head. classes: outputs of a classifier, probe or SeLa cluster head.
     counters: BatchNorm's num_batches_tracked, which Paddle does not have, by canonical name of the BatchNorm.
     sources: canonical name -> key in the file. names: key in the file -> canonical name, counters and arrays that are
-    named twice included, in the file's order. ignored, unknown: keys left out.
+    named twice included, in the file's order. ignored, unknown: keys left out. misfits: what inside the trunk the
+    architecture does not have, a line for each; such a file is neither loaded nor converted.
     """
 
     layout: str
@@ -44,6 +45,7 @@ class Found:
     names: Dict[str, str] = field(default_factory=dict)
     ignored: List[str] = field(default_factory=list)
     unknown: List[str] = field(default_factory=list)
+    misfits: List[str] = field(default_factory=list)
 
     @property
     def has_trunk(self) -> bool:
@@ -82,7 +84,7 @@ class Found:
             lines.append(("classes", " + ".join(map(str, self.classes))))
         if self.epoch is not None:
             lines.append(("epoch", str(self.epoch)))
-        for label, keys in (("left out", self.ignored), ("unknown keys", self.unknown)):
+        for label, keys in (("left out", self.ignored), ("unknown keys", self.unknown), ("does not fit", self.misfits)):
             if keys:
                 lines.append((label, ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")))
         return "\n".join(f"{label:<16}{text}" for label, text in lines)

@@ -10,7 +10,8 @@ from passl.errors import CheckpointError
 from passl.weights.formats.reader import Checkpoint, widen
 from passl.weights.formats.tree import flatten
 from passl.weights.layouts.found import Found, read_notes
-from passl.weights.layouts.keymaps import COUNTER, LAYOUTS, STATISTICS, Layout, paddleclas_stages
+from passl.weights.layouts.keymaps import COUNTER, LAYOUTS, STATISTICS, TRUNK, Layout, paddleclas_stages
+from passl.weights.layouts.trunk import inside_trunk, misfits_of_resnet, resnet_shapes
 
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _PADDLE_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
@@ -65,7 +66,22 @@ def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dic
     found.names = {key: former.get(key, found.names[key]) for key in keys if key in found.names}
     _take_notes(checkpoint, found)
     _measure(canonical, found)
+    _fit(checkpoint, canonical, found)
     return canonical, found
+
+
+def _fit(checkpoint: Checkpoint, canonical: Dict[str, np.ndarray], found: Found) -> None:
+    """Note what is inside the trunk and is not of the architecture that it was measured to be."""
+    trunk = {name: array.shape for name, array in canonical.items() if TRUNK.match(name)}
+    what = found.architecture or "known trunk"
+    if found.block in ("basic", "bottleneck"):
+        expected = resnet_shapes(found.block, found.blocks, trunk["conv1.weight"][0], found.stem_kernel)
+        found.misfits = misfits_of_resnet(trunk, expected, what)
+        if found.stem_kernel not in (3, 7):
+            found.misfits.insert(0, f"conv1.weight {list(trunk['conv1.weight'])}: a first convolution of 7x7 or 3x3 is "
+                                    "known")
+    keys = inside_trunk(found.unknown, [found.sources[name] for name in trunk])
+    found.misfits += [f"{key} {list(checkpoint.tensors[key].shape)}: a {what} has no such weight" for key in keys]
 
 
 def _nothing_known(checkpoint: Checkpoint) -> str:
