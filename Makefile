@@ -5,7 +5,10 @@ VENV ?= .venv-$(PADDLE)
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 TESTS ?= tests
-PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
+# In another order every time; the first lines of a run tell its number, and SEED=number repeats it.
+SEED ?= default
+DIST ?= worksteal
+PYTEST = $(BIN)/python -m pytest -n 2 --dist $(DIST) --randomly-seed=$(SEED) --randomly-dont-reset-seed
 # Rules of the house, folders of which a test takes milliseconds, and the loop itself.
 QUICKEST = tests/test_layers.py tests/test_house.py tests/config tests/clustering tests/docs tests/optim \
     tests/weights/layouts tests/methods/test_losses.py tests/engine/test_trainer.py
@@ -15,7 +18,8 @@ NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 # The tests start a hundred processes, each of which would compile the same files anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install quickstart check test test-fast test-ranks test-slow test-install format lint types clean
+.PHONY: help install quickstart check test test-fast test-ranks test-slow test-machines test-power test-install format \
+	lint types clean
 
 help:
 	@echo "make quickstart            pretrain SwAV on this machine in a few minutes and see what it learnt"
@@ -24,6 +28,8 @@ help:
 	@echo "make test-fast             without the long ones and those of several ranks"
 	@echo "make test-ranks            of the long ones those with several processes: n ranks = 1, lost ranks, kills, two nodes"
 	@echo "make test-slow             the long ones: full-size networks, kills, big fuzzing, two nodes"
+	@echo "make test-machines         numeric tests as other processors, threads and roundings would run them"
+	@echo "make test-power            faults made by hand that the tests must notice; FAULTS=word for some of them"
 	@echo "make test-install          a normal installation has its commands"
 	@echo "make format                the one layout of the whole tree (autopep8), imports in order (ruff)"
 	@echo "make lint                  ruff, and whether everything is formatted"
@@ -55,6 +61,12 @@ test-slow: $(READY)
 
 test-fast: $(READY)
 	$(PYTEST) -m "not slow and not dist" $(TESTS)
+
+test-machines: $(READY)
+	$(BIN)/python -m tests.machines $(CELLS)
+
+test-power: $(READY)
+	$(BIN)/python -m tests.power $(FAULTS)
 
 # A normal installation, not the editable one: the wheel holds the package, and the command trains outside the checkout.
 test-install: $(READY)

@@ -24,7 +24,7 @@ _LAZY = {
     "predict": "passl.inference.predict",
     "probe": "passl.inference.accuracy",
     "recalibrate": "passl.inference.recalibrate",
-    "train": "passl.engine.train",
+    "train": "passl.engine.session",
 }
 
 __all__ = ["__version__", *_LAZY]

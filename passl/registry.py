@@ -69,7 +69,7 @@ def check_literals(function: Callable) -> Callable:
                     raise UserError(f"{name}: {given[name]!r} is not one of {', '.join(map(str, values))}")
         return function(*args, **kwargs)
 
-    checked._checks_literals = True
+    checked.__dict__["_checks_literals"] = True
     return checked
 
 
@@ -115,7 +115,7 @@ class Registry:
 
         def decorate(target):
             if inspect.isclass(target):
-                target.__init__ = check_literals(target.__init__)
+                target.__init__ = check_literals(target.__init__)  # type: ignore[method-assign]  # that is the point
             else:
                 target = check_literals(target)
             for name in (*(names or (target.__name__,)), *aliases):

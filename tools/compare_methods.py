@@ -38,11 +38,11 @@ def parse(arguments=None) -> argparse.Namespace:
 
 def main(arguments=None) -> None:
     options = parse(arguments)
-    from passl.cli.run import prepare_process
     from passl.config import load_config
+    from passl.engine.session import prepare
 
     base = load_config(options.config, options.override)
-    prepare_process(base)  # threads and flags, before anything imports Paddle
+    prepare(base)  # threads and flags, before anything imports Paddle
     options.methods = clustering_methods(options.methods)
     options.output.mkdir(parents=True, exist_ok=True)
     store = options.output / "runs.jsonl"
@@ -116,15 +116,15 @@ def train_and_score(settings: dict, options) -> dict:
     """{"before": scores, "after": scores, "seconds": of training} of one run."""
     import yaml
 
-    from passl.cli.run import open_run
     from passl.config import check, load_config
+    from passl.engine.session import join
     from passl.engine.trainer import Trainer
     from passl.inference.labelled_data import bank_loader, evaluation_loader
 
     path = options.output / f"{settings['Model']['name']}_seed_{settings['Global']['seed']}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     config = check(load_config(str(path), ["Global.overwrite=True"]))  # what an interrupted attempt may have left
-    with open_run(config, "train", show_config=True):
+    with join(config, "train", show_config=True):
         trainer = Trainer(config)
         query = evaluation_loader(config["DataLoader"]["Eval"])
         bank = bank_loader(config, trainer.loader.dataset, query)
@@ -132,7 +132,7 @@ def train_and_score(settings: dict, options) -> dict:
         start = time.perf_counter()
         trainer.run()
         seconds = time.perf_counter() - start
-        if trainer.epoch < trainer.epochs:  # SIGTERM or Ctrl-C: half a run is no result
+        if trainer.progress.epoch < trainer.epochs:  # SIGTERM or Ctrl-C: half a run is no result
             raise SystemExit(f"compare_methods: stopped in {config.Model.name}, seed {config.Global.seed}; finished "
                              "runs are kept, give the command again to go on")
         return {"before": before, "after": scores(trainer.method.model, bank, query), "seconds": round(seconds)}

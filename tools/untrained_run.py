@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from passl.cli.config_options import make_parser, read_config  # noqa: E402
+from passl.cli.config_options import make_parser  # noqa: E402
 
 
 def main(arguments=None) -> int:
@@ -17,13 +17,14 @@ def main(arguments=None) -> int:
     parser.add_argument("--to", required=True, metavar="FOLDER", help="where passl.pdparams and config.yaml go")
     options = parser.parse_args(arguments)
     from passl.engine import environment
+    from passl.engine.session import read
 
-    config = read_config(parser, options)
+    config = read(options.config, options.override)
     environment.select_device("cpu")
     import paddle
 
     from passl.data import build_loader
-    from passl.engine.build import build_method
+    from passl.engine.components import build_method
     from passl.weights.locate import WEIGHTS
 
     loader = build_loader(config.DataLoader.Train, seed=config.Global.seed)

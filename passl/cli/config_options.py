@@ -2,13 +2,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import warnings
-from typing import Optional, Sequence
+from typing import Optional
 
 import passl
-from passl.config import Config, ConfigError, ConfigWarning, check, load_config
 from passl.errors import UserError
 
 
@@ -25,42 +21,6 @@ def make_parser(prog: str, description: str, trains: bool = True) -> argparse.Ar
                             help='profile some steps, for instance -p "batch_range=[10, 20]; profile_path=./profile"')
     parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
     return parser
-
-
-def read_config(parser: argparse.ArgumentParser, arguments: argparse.Namespace,
-                extra_overrides: Sequence[str] = (), trains: bool = True) -> Config:
-    """The checked configuration of a command line; a ConfigError ends the program with its message and status 2.
-    Accepted keys without effect are named on stderr.
-
-    extra_overrides: what the command's own options mean, as KEY=VALUE; applied before -o.
-    trains: whether the length of training must be given.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConfigWarning)
-        try:
-            config = load_config(arguments.config, [*extra_overrides, *arguments.override])
-            return check(config if trains else without_training(config))
-        except ConfigError as error:
-            parser.exit(2, f"{parser.prog}: {error}\n")
-        finally:
-            _print_warnings(parser.prog, caught)
-
-
-def without_training(config: Config) -> Config:
-    """`config` itself, with a length of training where it has none: commands that do not train pass the same check."""
-    if isinstance(config.setdefault("Global", {}), dict):
-        config.Global.setdefault("epochs", 1)
-    return config
-
-
-def _print_warnings(prog: str, caught: Sequence[warnings.WarningMessage]) -> None:
-    """Our own as one line each, from the first process of a job only; those of other packages as they are."""
-    for warning in caught:
-        if not issubclass(warning.category, ConfigWarning):
-            sys.stderr.write(warnings.formatwarning(warning.message, warning.category, warning.filename,
-                                                    warning.lineno))
-        elif os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
-            sys.stderr.write(f"{prog}: warning: {warning.message}\n")
 
 
 def profiler_options(text: Optional[str]) -> dict:

@@ -17,9 +17,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = parser.parse_args(arguments)
 
     def evaluate() -> None:
-        from passl.cli.run import start
+        from passl.engine.session import start
 
-        with start(parser, options, "eval", trains=False) as config:
+        with start(options.config, options.override, "eval", trains=False) as config:
             from passl import distributed
             from passl.engine.evaluate import evaluate_config
             from passl.report.confusion_matrix import write_evaluation

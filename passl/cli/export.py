@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import List, Optional
 
 import passl
-from passl.cli.config_options import read_config
 from passl.cli.model_options import MODEL_HELP
 from passl.cli.run import run_guarded
 from passl.errors import UserError
@@ -37,20 +36,21 @@ def main(arguments: Optional[List[str]] = None) -> int:
         parser.error(f"--to {options.to}: give it without suffix, several files are written")
     if options.size is not None and options.size < 1:
         parser.error(f"--size {options.size}: it must be at least 1")
-    return run_guarded(parser.prog, lambda: export_model(parser, options))
+    return run_guarded(parser.prog, lambda: export_model(options))
 
 
-def export_model(parser, options) -> None:
+def export_model(options) -> None:
     from passl.engine import environment
 
     environment.prepare(cpu=True)
     environment.select_device("cpu")  # tracing needs no speed, and the check compares like with like
     section, prefix = {}, options.to
     if options.config:
+        from passl.engine.session import read
         from passl.inference.from_config import model_of_config
         from passl.weights.locate import find_weights
 
-        config = read_config(parser, options, trains=False)
+        config = read(options.config, options.override, trains=False)
         section = config.get("Export") or {}
         prefix = prefix or str(Path(config.Global.output_dir) / config.Model.name)
         name = config.Global.pretrained_model or config.Global.checkpoint

@@ -5,6 +5,7 @@ import sys
 from typing import List, Optional
 
 from passl.cli.config_options import make_parser, profiler_options
+from passl.cli.run import run_guarded
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -13,16 +14,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = parser.parse_args(arguments)
 
     def train():
-        from passl.cli.run import start
+        from passl.engine.session import start
 
-        with start(parser, options, "train") as config:
+        with start(options.config, options.override) as config:
             from passl.engine.profile import Profile
             from passl.engine.trainer import Trainer
 
             profiles = [Profile(profiler_options(options.profiler_options))] if options.profiler_options else []
             Trainer(config, profiles).run()
-
-    from passl.cli.run import run_guarded
 
     return run_guarded(parser.prog, train)
 

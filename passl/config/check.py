@@ -56,12 +56,13 @@ class _Checker:
     def registry(self, name: str) -> Optional[Registry]:
         """The registry, or None when its components cannot be judged."""
         if name not in self.usable:
-            registry = self.registries.get(name)
+            self.usable[name] = registry = self.registries.get(name)
             try:
-                self.usable[name] = registry if registry is not None and registry.names() else None
+                if registry is not None and not registry.names():
+                    self.usable[name] = None
             except ImportError as error:
-                warnings.warn(f"{registry.package} cannot be imported ({error}): the keys of every {registry.kind} "
-                              f"pass unchecked", ConfigWarning, stacklevel=2)
+                warnings.warn(f"{self.registries[name].package} cannot be imported ({error}): the keys of every "
+                              f"{self.registries[name].kind} pass unchecked", ConfigWarning, stacklevel=2)
                 self.usable[name] = None
         return self.usable[name]
 

@@ -58,7 +58,7 @@ class Config(dict):
 
         A path that does not exist answers with the place of the innermost section around it.
         """
-        section, local, origin = self, (), DEFAULT
+        section, local, origin = self, (), DEFAULT  # type: Config, Tuple[str, ...], str
         value: Any = self
         for part in path.split("."):
             value = _step(value, part)
@@ -97,7 +97,7 @@ class Config(dict):
         self._forget(key)
         return super().pop(key, *default)
 
-    def update(self, *others: Mapping[str, Any], **values: Any) -> None:
+    def update(self, *others: Any, **values: Any) -> None:
         for key, value in dict(*others, **values).items():
             self[key] = value
 
@@ -186,6 +186,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: _Dumper, text: str):
+    style: Optional[str]
     if not text.isprintable():  # PyYAML writes some line separators bare and reads them back as a space
         style = '"'
     else:

@@ -31,11 +31,11 @@ def apply_override(config: Config, override: str) -> None:
         last = depth == len(parts) - 1
         local += (part,)
         if isinstance(container, list):
-            part = _index(container, part, ".".join(parts[:depth]), origin)
+            index = _index(container, part, ".".join(parts[:depth]), origin)
             if last:
                 section.put_item(local, value, origin)
                 return
-            child = container[part]
+            child = container[index]
         elif last:
             container.put(part, value, origin)
             return

@@ -78,7 +78,7 @@ def _element(node: ast.AST, text: str) -> Any:
         return [_element(item, text) for item in node.elts]
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
-    word = ast.get_source_segment(text, node)
+    word = ast.get_source_segment(text, node) or "?"
     value = _WORDS[word] if word in _WORDS else _parse_number(word)
     if isinstance(value, str):  # an unquoted word: `(a, b)` is a name, not a list
         raise ValueError

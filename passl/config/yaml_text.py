@@ -23,7 +23,7 @@ def parse_yaml(text: str, name: str) -> Config:
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        mark = error.problem_mark or error.context_mark or yaml.Mark(name, 0, 0, 0, None, 0)
         raise ConfigError(f"{name}:{mark.line + 1}: YAML syntax: {error.problem or error.context}"
                           f" (column {mark.column + 1})") from error
     except yaml.YAMLError as error:
@@ -34,7 +34,7 @@ def parse_yaml(text: str, name: str) -> Config:
         return Config()
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{name}:{node.start_mark.line + 1}: the top level must be sections such as 'Global:', "
-                          f"not a {node.id}")
+                          f"not a {'sequence' if isinstance(node, yaml.SequenceNode) else 'scalar'}")
     return _Builder(name).build(node)
 
 

@@ -78,7 +78,7 @@ class Normalizer:
         self.mean, self.std = tuple(mean64.tolist()), tuple(std64.tolist())
         self._scale = (1.0 / (255.0 * std64)).astype(np.float32)
         self._shift = (-mean64 / std64).astype(np.float32)
-        self._tensors = {}
+        self._tensors: Dict[str, tuple] = {}  # of each device
 
     def __call__(self, pixels):
         """uint8 tensor [B, H, W, 3] in 0..255 -> float32 tensor [B, 3, H, W]."""

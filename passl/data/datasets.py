@@ -1,7 +1,7 @@
 """Datasets: an entry (epoch, index) to a sample of uint8 pixels."""
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Literal, Optional, Tuple, Union
+from typing import Callable, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -90,16 +90,15 @@ class SwAVMultiCropDataset(ImageDataset):
     """
 
     def __init__(self, root: Union[str, List[str]], size_crops: List[int], num_crops: List[int],
-                 min_scale_crops: List[float], max_scale_crops: List[float], aspect_ratio: List[float] = (3 / 4, 4 / 3),
-                 flip_probability: float = 0.5, jitter_probability: float = 0.8, jitter_strength: float = 1.0,
-                 brightness: float = 0.8, contrast: float = 0.8, saturation: float = 0.8, hue: float = 0.2,
-                 grayscale_probability: float = 0.2, blur_probability: float = 0.5,
-                 blur_sigma: List[float] = (0.1, 2.0), mean: List[float] = (0.485, 0.456, 0.406),
-                 std: List[float] = (0.228, 0.224, 0.225), image_errors: ImageErrors = "error", size_dataset: int = -1,
-                 seed: int = 0):
-        groups = {"size_crops": size_crops, "num_crops": num_crops, "min_scale_crops": min_scale_crops,
-                  "max_scale_crops": max_scale_crops}
-        _check_groups(groups)
+                 min_scale_crops: List[float], max_scale_crops: List[float],
+                 aspect_ratio: Sequence[float] = (3 / 4, 4 / 3), flip_probability: float = 0.5,
+                 jitter_probability: float = 0.8, jitter_strength: float = 1.0, brightness: float = 0.8,
+                 contrast: float = 0.8, saturation: float = 0.8, hue: float = 0.2, grayscale_probability: float = 0.2,
+                 blur_probability: float = 0.5, blur_sigma: Sequence[float] = (0.1, 2.0),
+                 mean: Sequence[float] = (0.485, 0.456, 0.406), std: Sequence[float] = (0.228, 0.224, 0.225),
+                 image_errors: ImageErrors = "error", size_dataset: int = -1, seed: int = 0):
+        _check_groups({"size_crops": size_crops, "num_crops": num_crops, "min_scale_crops": min_scale_crops,
+                       "max_scale_crops": max_scale_crops})
         for name, value in (("flip_probability", flip_probability), ("jitter_probability", jitter_probability),
                             ("grayscale_probability", grayscale_probability), ("blur_probability", blur_probability)):
             if not 0 <= value <= 1:
@@ -121,9 +120,9 @@ class SwAVMultiCropDataset(ImageDataset):
         super().__init__(samples if size_dataset < 0 else samples.first(size_dataset), image_errors, seed)
         photometric = Photometric(flip_probability, jitter_probability, brightness * jitter_strength,
                                   contrast * jitter_strength, saturation * jitter_strength, hue * jitter_strength,
-                                  grayscale_probability, blur_probability, tuple(blur_sigma))
+                                  grayscale_probability, blur_probability, (blur_sigma[0], blur_sigma[1]))
         self.transform = MultiCrop(tuple(size_crops), tuple(num_crops), tuple(zip(min_scale_crops, max_scale_crops)),
-                                   tuple(aspect_ratio), photometric)
+                                   (aspect_ratio[0], aspect_ratio[1]), photometric)
         self.normalization = (tuple(mean), tuple(std))
 
     def __getitem__(self, entry: Tuple[int, int]):
@@ -132,7 +131,7 @@ class SwAVMultiCropDataset(ImageDataset):
         return self.transform(image, stream_key(self.seed, epoch, index)), used
 
 
-def _check_groups(groups: Dict[str, list]) -> None:
+def _check_groups(groups: Mapping[str, Sequence]) -> None:
     lengths = {name: len(values) for name, values in groups.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         given = ", ".join(f"{name} {list(values)}" for name, values in groups.items())

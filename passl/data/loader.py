@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Loader:
         self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
         self.skipped: Dict[str, str] = {}
         self._layout: Optional[BatchLayout] = None
-        self._pool = None
+        self._pool: Any = None  # of `workers`, which only a loader with workers imports
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -93,26 +93,26 @@ class Loader:
             self._layout = BatchLayout(self.dataset[shown, int(first[0][0])])
         batches, ahead = itertools.tee(itertools.chain([first], batches))  # apart by what the workers have in hand
         fill = self._with_workers if self.num_workers else self._in_process
-        for (indices, padding), arrays in zip(batches, fill(shown, (indices for indices, _ in ahead))):
+        for (indices, padding), arrays in zip(batches, fill(self._layout, shown, (indices for indices, _ in ahead))):
             self._note_skipped()
             batch = self._layout.as_batch(arrays, len(indices), copy=self.num_workers > 0)
             if not self._layout.is_multi_crop:
                 batch["valid"] = ~padding & (batch["index"] == indices)
             yield batch
 
-    def _in_process(self, epoch: int, batches: Iterable[np.ndarray]) -> Iterator[List[np.ndarray]]:
+    def _in_process(self, layout: BatchLayout, epoch: int, batches: Iterable[np.ndarray]) -> Iterator[List[np.ndarray]]:
         for indices in batches:
-            arrays = self._layout.arrays(bytearray(self._layout.size(len(indices))), len(indices))
+            arrays = layout.arrays(bytearray(layout.size(len(indices))), len(indices))
             for row, index in enumerate(indices.tolist()):
-                self._layout.store(arrays, row, self.dataset[epoch, index], self.dataset.samples.name(index))
+                layout.store(arrays, row, self.dataset[epoch, index], self.dataset.samples.name(index))
             yield arrays
 
-    def _with_workers(self, epoch: int, batches: Iterable[np.ndarray]) -> Iterator[List[np.ndarray]]:
+    def _with_workers(self, layout: BatchLayout, epoch: int, batches: Iterable[np.ndarray]
+                      ) -> Iterator[List[np.ndarray]]:
         from passl.data.workers import WorkerPool
 
         if self._pool is None:
-            self._pool = WorkerPool(self.dataset, self._layout, self.batch_size, self.num_workers,
-                                    self.prefetch_batches)
+            self._pool = WorkerPool(self.dataset, layout, self.batch_size, self.num_workers, self.prefetch_batches)
         return self._pool.run(epoch, batches)
 
     def _note_skipped(self) -> None:

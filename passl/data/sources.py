@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -26,7 +26,8 @@ class ImageFiles:
     arrays stay shared. `labels` is int64, -1 where a sample has none; `classes` are the names that labels index.
     """
 
-    def __init__(self, paths: Sequence[str], labels: Optional[Sequence[int]] = None, classes: Sequence[str] = ()):
+    def __init__(self, paths: Sequence[str], labels: Optional[Union[Sequence[int], np.ndarray]] = None,
+                 classes: Sequence[str] = ()):
         encoded = [os.fsencode(path) for path in paths]
         self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
@@ -74,7 +75,7 @@ def find_image_files(root: Union[str, Sequence[str]], labelled: bool) -> ImageFi
     paths = [path for entry, _ in found for path in entry]
     if not any(has_classes):
         return ImageFiles(paths)
-    names = [name for entry, classes in found for name in (classes or [None] * len(entry))]
+    names: List[Any] = [name for entry, classes in found for name in (classes or [None] * len(entry))]
     classes = sorted({name for name in names if name is not None}, key=_class_order)
     _refuse_split_folders(roots, classes)
     number = {name: position for position, name in enumerate(classes)}
@@ -111,7 +112,7 @@ def _folder(root: str) -> Tuple[List[str], Optional[List[str]]]:
 
 def _image_files(root: str) -> Iterable[str]:
     """Image paths below `root`, relative, with '/'; symbolic links are followed, but never round in a circle."""
-    pending = [("", (os.path.realpath(root),))]
+    pending: List[Tuple[str, Tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while pending:
         prefix, ancestors = pending.pop()
         with os.scandir(os.path.join(root, prefix)) as entries:

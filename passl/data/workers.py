@@ -22,7 +22,7 @@ import signal
 import traceback
 import warnings
 from multiprocessing import connection, util
-from typing import Dict, Iterable, Iterator, List
+from typing import Any, Deque, Dict, Iterable, Iterator, List
 
 import numpy as np
 
@@ -142,7 +142,7 @@ class WorkerPool:
             self._receive({})
         batches = iter(batches)
         free = collections.deque(range(len(self._slots)))
-        queued = collections.deque()  # slots in the order of their batches
+        queued: Deque[int] = collections.deque()  # slots in the order of their batches
         missing: Dict[int, int] = {}  # slot -> pieces still being filled
         while True:
             while free:
@@ -173,7 +173,7 @@ class WorkerPool:
 
     def _receive(self, missing: Dict[int, int]) -> None:
         """Wait for at least one answer of the current run."""
-        ready = connection.wait(self._pipes + [worker.sentinel for worker in self._workers])
+        ready: List[Any] = connection.wait(self._pipes + [worker.sentinel for worker in self._workers])
         answers = [item for item in ready if not isinstance(item, int)]
         if not answers:
             self._report_death()

@@ -23,6 +23,7 @@ from passl.distributed.collectives import (
     is_initialized,
     local_rank,
     rank,
+    together,
     wait_for_ranks,
     world_size,
 )
@@ -45,7 +46,7 @@ _LAZY = {
 __all__ = ["CollectiveCount", "JointFailure", "Launch", "LaunchError", "RankFailure", "all_gather", "all_gather_rows",
            "all_ok", "all_reduce", "all_reduce_coalesced", "barrier", "broadcast", "check_launch_environment",
            "collective_counter", "fail_together", "gather_objects", "initialize", "is_initialized", "launched_device",
-           "local_rank", "rank", "wait_for_ranks", "world_size", *_LAZY]
+           "local_rank", "rank", "together", "wait_for_ranks", "world_size", *_LAZY]
 
 
 def __getattr__(name: str):

@@ -14,7 +14,7 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Type
 
 from passl.errors import UserError
 
@@ -252,7 +252,7 @@ def all_ok(ok: bool) -> bool:
     return bool(all_reduce(paddle.to_tensor([int(ok)], dtype="int32"), "min").item())
 
 
-class JointFailure(UserError, RuntimeError):
+class JointFailure(UserError):
     """A failure that every rank raises at the same point, so that none has to be told of it by the others."""
 
 
@@ -280,3 +280,19 @@ def fail_together(what: str, error: Optional[object] = None) -> None:
     text = None if error is None else (str(error) or type(error).__name__)
     errors = {number: message for number, message in enumerate(gather_objects(text)) if message is not None}
     raise RankFailure(what, errors) from (error if isinstance(error, BaseException) else None)
+
+
+@contextmanager
+def together(what: str, *expected: Type[Exception]) -> Iterator[None]:
+    """A block that fails on all ranks, by `fail_together`, when it raises one of the `expected` errors on any of them.
+
+    Example:
+        >>> with distributed.together("writing the checkpoint", OSError):
+        ...     path.write_bytes(data)
+    """
+    error: Optional[Exception] = None
+    try:
+        yield
+    except expected as failure:
+        error = failure
+    fail_together(what, error)

@@ -13,7 +13,7 @@ CPU_LINE = "python -m paddle.distributed.launch --nproc_per_node=2 passl-train -
 HELP = "docs/distributed.md, section 'Launch lines'"
 
 
-class LaunchError(UserError, RuntimeError):
+class LaunchError(UserError):
     """The launch variables of this process are missing or contradict each other; the text names them and the remedy."""
 
 

@@ -12,39 +12,36 @@ from passl.config import Config
 from passl.engine.resume import flat_settings
 
 # What may differ from one machine to the next without changing the result.
-MACHINE_KEYS = (".root", ".cls_label_path", ".num_workers", ".use_shared_memory", ".prefetch_batches",
-                "Global.num_threads", "Global.progress")
+MACHINE_KEYS = (".root", ".image_root", ".cls_label_path", ".txt_file_name", ".num_workers", ".use_shared_memory",
+                ".prefetch_batches", "Global.num_threads", "Global.progress")
 PATIENCE = 5.0  # seconds a network file system may take to show a new file
 
 
-class RanksDiffer(distributed.JointFailure):
-    """The ranks of a job do not run the same thing; raised on all of them."""
-
-
 def agree(folder: Path, config: Config, facts: Dict[str, Any]) -> None:
-    """Raise RanksDiffer on all ranks unless they have the same settings, facts and output folder.
+    """Raise JointFailure on all ranks unless they have the same settings, facts and output folder.
 
     facts: named JSON values that must be equal, for instance {"images": 1281167, "step": 0}.
     """
     if distributed.world_size() == 1:
         return
     probe = folder / f".shared-{distributed.gather_objects(secrets.token_hex(8))[0]}"
-    error = None
-    try:
+    with distributed.together("writing to the output folder", OSError):
         if distributed.rank() == 0:
             probe.write_text("")
-    except OSError as failure:
-        error = failure
-    distributed.fail_together("writing to the output folder", error)
-    settings = {key: repr(value) for key, value in flat_settings(config).items() if not key.endswith(MACHINE_KEYS)}
-    views = distributed.gather_objects({**facts, **settings, f"sees what rank 0 writes to {folder}": _appears(probe)})
+    views = distributed.gather_objects({**facts, **shared_settings(config),
+                                        f"sees what rank 0 writes to {folder}": _appears(probe)})
     if distributed.rank() == 0:
         probe.unlink()
     problems = differences(views)
     if problems:
-        raise RanksDiffer("the processes of this job do not run the same thing, so nothing was trained:\n"
-                          + "\n".join(f"  {problem}" for problem in problems)
-                          + "\nStart all with the same command, data and shared Global.output_dir.")
+        raise distributed.JointFailure("the processes of this job do not run the same thing, so nothing was trained:\n"
+                                       + "\n".join(f"  {problem}" for problem in problems)
+                                       + "\nStart all with the same command, data and shared Global.output_dir.")
+
+
+def shared_settings(config: Config) -> Dict[str, str]:
+    """The settings that must be the same on all machines, by their dotted path."""
+    return {key: repr(value) for key, value in flat_settings(config).items() if not key.endswith(MACHINE_KEYS)}
 
 
 def _appears(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What watches a run is told; the trainer calls all callbacks at the same moments, on rank 0 only."""
+"""What watches a run is told; the trainer calls all callbacks at the same moments."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -38,7 +38,12 @@ class StepRecord:
 
 
 class Callback:
-    """Base of everything that watches a run."""
+    """Base of everything that watches a run.
+
+    on_every_rank: False, for what prints and writes: then only rank 0 calls it.
+    """
+
+    on_every_rank = False
 
     def on_train_start(self, trainer) -> None: ...
 

@@ -9,18 +9,17 @@ answers as a PASSL file prefix through links (`latest.pdparams` -> `latest/passl
 """
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple
 
 from passl import __version__, distributed
 from passl.engine.log import LOGGER
 from passl.errors import CheckpointError
+from passl.files import flush, sha256
 from passl.weights import read, read_tree
 
 PARAMETERS, OPTIMIZER, STATES, CONFIG = "passl.pdparams", "passl.pdopt", "passl.pdstates", "config.yaml"
@@ -28,10 +27,6 @@ SUFFIXES = (".pdparams", ".pdopt", ".pdstates")
 MANIFEST = "manifest.json"
 STORE = "checkpoints"
 NAMES = re.compile(r"(latest|best|nonfinite|epoch_\d+)(\.(pdparams|pdopt|pdstates))?")
-
-
-class CheckpointNotUsable(ValueError):
-    """A checkpoint that is missing, damaged or of another run; the message says which and what to do."""
 
 
 class Loaded(NamedTuple):
@@ -45,26 +40,6 @@ class Loaded(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 22), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Bring a file's bytes, or the names in a directory, to the disk: what a power cut can empty is no checkpoint."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # some file systems have no such call
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def _write(path: Path, content: Any) -> None:
     if isinstance(content, str):
         path.write_text(content, encoding="utf-8")
@@ -72,7 +47,7 @@ def _write(path: Path, content: Any) -> None:
         import paddle
 
         paddle.save(content, str(path))
-    _flush(path)
+    flush(path)
 
 
 def _link(target: str, link: Path) -> None:
@@ -107,52 +82,41 @@ class CheckpointStore:
         rank = distributed.rank()
         label = f"step_{step:09d}"
         aside = self.folder / STORE / f".{label}.partial"
-        error: Optional[Exception] = None
-        try:
+        with distributed.together("preparing the checkpoint folder", OSError):
             if rank == 0:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
-        except OSError as failure:
-            error = failure
-        distributed.fail_together("preparing the checkpoint folder", error)
         try:
-            _write(aside / f"rank_{rank}.pdstates", rank_state)
-            if rank == 0:
-                for name, content in shared().items():
+            with distributed.together("writing the checkpoint", OSError):
+                _write(aside / f"rank_{rank}.pdstates", rank_state)
+                for name, content in shared().items() if rank == 0 else ():
                     _write(aside / name, content)
-        except OSError as failure:
-            error = failure
-        try:
-            distributed.fail_together("writing the checkpoint", error)
-            if rank == 0:
-                try:
+            with distributed.together("publishing the checkpoint", OSError):
+                if rank == 0:
                     self._publish(aside, label, names)
-                except OSError as failure:
-                    error = failure
-            distributed.fail_together("publishing the checkpoint", error)
         except distributed.RankFailure:
             if rank == 0:
                 shutil.rmtree(aside, ignore_errors=True)
             raise
 
     def _publish(self, aside: Path, label: str, names: List[str]) -> None:
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(aside.iterdir())}
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(aside.iterdir())}
         sequence = 1 + max([_sequence(path) for path in stored(self.folder)], default=0)
         manifest = {"passl": __version__, "sequence": sequence, "names": names, "files": files}
         _write(aside / MANIFEST, json.dumps(manifest, indent=1))
-        _flush(aside)
+        flush(aside)
         final = self.folder / STORE / label
         again = 0
         while final.exists():  # the same step saved twice: the older copy stays whole until no name leads to it
             again += 1
             final = self.folder / STORE / f"{label}.{again}"
         aside.rename(final)
-        _flush(final.parent)
+        flush(final.parent)
         for name in names:
             _link(f"{STORE}/{final.name}", self.folder / name)
             for suffix in SUFFIXES:
                 _link(f"{name}/passl{suffix}", self.folder / f"{name}{suffix}")
-        _flush(self.folder)
+        flush(self.folder)
         try:
             self._prune(names)
         except OSError as failure:  # the new checkpoint is whole; old ones that stay only take room
@@ -178,26 +142,24 @@ class CheckpointStore:
 
 
 # ---------------------------------------------------------------------------------------------------------- finding
+def _said(directory: Path) -> Dict[str, Any]:
+    """The manifest; nothing when it is damaged."""
+    try:
+        return read_manifest(directory)
+    except CheckpointError:
+        return {}
+
+
 def _sequence(directory: Path) -> int:
     """How many checkpoints of the folder were saved up to this one; 0 when it does not say."""
-    try:
-        return int(read_manifest(directory).get("sequence", 0))
-    except CheckpointNotUsable:
-        return 0
+    return int(_said(directory).get("sequence", 0))
 
 
 def stored(folder: Path) -> List[Path]:
     """The stored steps of a run, newest first, without those that only keep the state of a broken loss."""
     steps = sorted((path for path in (Path(folder) / STORE).glob("step_*") if path.is_dir()),
                    key=lambda path: (_sequence(path), path.name), reverse=True)
-    return [path for path in steps if not _only_nonfinite(path)]
-
-
-def _only_nonfinite(directory: Path) -> bool:
-    try:
-        return read_manifest(directory).get("names") == ["nonfinite"]
-    except CheckpointNotUsable:
-        return False
+    return [path for path in steps if _said(path).get("names") != ["nonfinite"]]
 
 
 def discard(folder: Path) -> None:
@@ -220,61 +182,61 @@ def locate(prefix: str) -> Path:
     if (path / "latest" / MANIFEST).is_file():
         return (path / "latest").resolve()
     if (path / PARAMETERS).is_file():
-        raise CheckpointNotUsable(f"{path} has lost its {MANIFEST}: it cannot be verified; resume from another one, or "
-                                  f"start a new run with -o Global.pretrained_model={path / PARAMETERS}")
+        raise CheckpointError(f"{path} has lost its {MANIFEST}: it cannot be verified; resume from another one, or "
+                              f"start a new run with -o Global.pretrained_model={path / PARAMETERS}")
     for file in (Path(text + ".pdparams"), Path(prefix)):
         if file.is_file():
-            raise CheckpointNotUsable(
+            raise CheckpointError(
                 f"{file} is there, but not as a checkpoint of this library (no {MANIFEST}); its weights can start a "
                 f"new run with -o Global.pretrained_model={file}")
     found = sorted(str(p.parent) for p in path.parent.glob(f"*/{MANIFEST}")) if path.parent.is_dir() else []
-    raise CheckpointNotUsable(f"no checkpoint at {prefix}" + (f"; there are: {', '.join(found)}" if found else
-                              "; Global.checkpoint is auto or a path such as output/<Model.name>/latest"))
+    raise CheckpointError(f"no checkpoint at {prefix}", f"there are: {', '.join(found)}" if found else
+                          "Global.checkpoint is auto or a path such as output/<Model.name>/latest")
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
 def read_manifest(directory: Path) -> Dict[str, Any]:
-    """The parsed `manifest.json`, known to name all parts; CheckpointNotUsable when it does not."""
+    """The parsed `manifest.json`, known to name all parts; CheckpointError when it does not."""
     path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_text())
         files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
         lacking = [name for name in (PARAMETERS, OPTIMIZER, STATES, "rank_0.pdstates") if name not in files]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointNotUsable(f"{path} cannot be read ({str(error) or type(error).__name__}): the checkpoint is "
-                                  "damaged; resume from another one") from None
+        raise CheckpointError(f"{path} cannot be read ({str(error) or type(error).__name__}): the checkpoint is "
+                              "damaged; resume from another one") from None
     if lacking:
-        raise CheckpointNotUsable(f"{path} does not name {lacking[0]}: the checkpoint is damaged; resume from another "
-                                  "one")
+        raise CheckpointError(f"{path} does not name {lacking[0]}: the checkpoint is damaged; resume from another "
+                              "one")
     return manifest
 
 
 def verify(directory: Path) -> List[str]:
-    """Compare every file with the manifest; their names. CheckpointNotUsable names the damaged one."""
+    """Compare every file with the manifest; their names. CheckpointError names the damaged one."""
     files = read_manifest(directory)["files"]
     for name, expected in files.items():
         path = directory / name
         size = path.stat().st_size if path.is_file() else None
         if size != expected["bytes"]:
             what = "is missing" if size is None else f"has {size} bytes instead of {expected['bytes']}"
-            raise CheckpointNotUsable(f"{path} {what}: the checkpoint is damaged; resume from another one")
-        if _sha256(path) != expected["sha256"]:
-            raise CheckpointNotUsable(f"{path} does not match its checksum: the checkpoint is damaged; resume from "
-                                      "another one")
+            raise CheckpointError(f"{path} {what}: the checkpoint is damaged; resume from another one")
+        if sha256(path) != expected["sha256"]:
+            raise CheckpointError(f"{path} does not match its checksum: the checkpoint is damaged; resume from "
+                                  "another one")
     return list(files)
 
 
 def load(prefix: str) -> Loaded:
-    """Read and verify a checkpoint; CheckpointNotUsable names the damaged file. Arrays are views of the files."""
+    """Read and verify a checkpoint; CheckpointError names the damaged file. Arrays are views of the files."""
     directory = locate(prefix)
     files = verify(directory)
-    ranks = sorted((int(re.fullmatch(r"rank_(\d+)\.pdstates", name)[1]), name) for name in files
-                   if name.startswith("rank_"))
+    count = sum(name.startswith("rank_") for name in files)
     try:
+        ranks = [_read_plain(directory / f"rank_{number}.pdstates") for number in range(count)]
         return Loaded(directory, read(directory / PARAMETERS).tensors, _read_plain(directory / OPTIMIZER),
-                      _read_plain(directory / STATES), [_read_plain(directory / name) for _, name in ranks])
+                      _read_plain(directory / STATES), ranks)
     except CheckpointError as error:
-        raise CheckpointNotUsable(f"{error}: the checkpoint is damaged; resume from another one") from None
+        raise CheckpointError(f"{error}: the checkpoint is damaged; resume from another one") from None
 
 
 def _read_plain(path: Path) -> Dict[str, Any]:

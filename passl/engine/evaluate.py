@@ -64,20 +64,15 @@ def evaluate(config: str, overrides: Sequence[str] = ()) -> Evaluation:
         >>> result.summary()["images"], list(result.class_accuracy())
         (2, ['black', 'white'])
     """
-    from passl.cli.config_options import without_training
-    from passl.cli.run import open_run, prepare_process
-    from passl.config import check, load_config
+    from passl.engine.session import start
 
-    raw = without_training(load_config(config, overrides))
-    prepare_process(raw)
-    checked = check(raw)
-    with open_run(checked, "eval", show_config=False):
+    with start(config, overrides, "eval", trains=False) as checked:
         return evaluate_config(checked)
 
 
 def evaluate_config(config: Mapping[str, Any]) -> Evaluation:
     """Validate what a checked config describes, with its weights, in a process that is prepared for it."""
-    from passl.engine.evaluations import build_validation
+    from passl.engine.components import build_validation
     from passl.engine.log import LOGGER, LogLines
     from passl.engine.precision import Precision
     from passl.evaluation.metrics import ConfusionMatrix

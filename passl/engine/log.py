@@ -7,11 +7,12 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 from passl.engine.callbacks import Callback, StepRecord
 
 LOGGER = logging.getLogger("passl")
+LEVELS = {"note": logging.INFO, "warning": logging.WARNING}  # of a passl.findings.Finding
 
 
 class _TerminalHandler(logging.Handler):
@@ -32,7 +33,7 @@ def set_up(folder: Optional[Path], name: str = "train", rank: int = 0) -> loggin
     LOGGER.propagate = False  # Paddle configures the root logger; every line would appear twice
     LOGGER.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     formatter = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%Y/%m/%d %H:%M:%S")
-    handlers = [_TerminalHandler()]
+    handlers: List[logging.Handler] = [_TerminalHandler()]
     if folder is not None and rank == 0:
         handlers.append(logging.FileHandler(folder / f"{name}.log"))
     for handler in handlers:

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Dict
 
 from passl.engine.callbacks import Callback, StepRecord
+from passl.files import write_text
 
 
 class JsonLines(Callback):
@@ -30,13 +30,7 @@ class JsonLines(Callback):
                     continue  # the half line of a killed process
                 if record["step"] < trainer.step or (record["step"] == trainer.step and "loss" not in record):
                     kept.append(line)
-        # Aside and then in its place, so that a run killed here has lost nothing.
-        aside = self.path.with_name(f".{self.path.name}.new")
-        with open(aside, "w") as file:
-            file.write("".join(line + "\n" for line in kept))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
         self.file = open(self.path, "a", buffering=1)
 
     def on_step(self, record: StepRecord):

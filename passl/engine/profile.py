@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Mapping
+from typing import Any, Mapping
 
 from passl.engine.callbacks import Callback
 from passl.engine.log import LOGGER
@@ -40,7 +40,7 @@ class Profile(Callback):
         self.sorted_key = options.get("sorted_key", "CPUTotal")
         if self.sorted_key not in SORTED:
             raise UserError(f"-p sorted_key={self.sorted_key}: choose one of {', '.join(SORTED)}")
-        self.profiler = None
+        self.profiler: Any = None
 
     def on_train_start(self, trainer):
         import paddle.profiler as profiler

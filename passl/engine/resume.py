@@ -7,33 +7,30 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from passl import distributed
 from passl.config import Config, load_config
-from passl.engine import checkpoint, run_state
-from passl.engine.checkpoint import CheckpointNotUsable
+from passl.engine import checkpoint
 from passl.engine.log import LOGGER
+from passl.engine.progress import NamedParts
+from passl.errors import CheckpointError
 
 # These say where a run starts, not what it does.
 START_KEYS = ("Global.checkpoint", "Global.overwrite", "Global.train_loop", "Global.validate_loop")  # old configs
 
 
-class StartRefused(CheckpointNotUsable, distributed.JointFailure):
-    """What to start from is missing or of another run; raised on all ranks."""
-
-
 def choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
-    """The checkpoint to resume, None for a fresh start; StartRefused when neither is possible without harm.
+    """The checkpoint to resume, None for a fresh start; JointFailure when neither is possible without harm.
 
     settings: the Global section. Rank 0 looks and tells the others, whose view of a shared folder may be older.
     """
-    answer: Dict[str, Optional[str]] = {}
+    start, refusal = None, ""
     if distributed.rank() == 0:
         try:
-            answer["start"] = _choose(settings, Path(folder))
-        except CheckpointNotUsable as error:
-            answer["refused"] = str(error)
-    answer = distributed.gather_objects(answer)[0]
-    if "refused" in answer:
-        raise StartRefused(answer["refused"])
-    return answer["start"]
+            start = _choose(settings, Path(folder))
+        except CheckpointError as error:
+            refusal = str(error)
+    start, refusal = distributed.gather_objects([start, refusal])[0]
+    if refusal:
+        raise distributed.JointFailure(refusal)
+    return start
 
 
 def _choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
@@ -45,7 +42,7 @@ def _choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
     if not settings["checkpoint"]:
         if settings["overwrite"]:
             return None
-        raise CheckpointNotUsable(
+        raise CheckpointError(
             f"{folder} holds an earlier run: go on with it by -o Global.checkpoint=auto, write elsewhere by "
             "-o Global.output_dir=..., or remove its checkpoints and metrics and start anew by "
             "-o Global.overwrite=True")
@@ -53,13 +50,13 @@ def _choose(settings: Mapping[str, Any], folder: Path) -> Optional[str]:
     for candidate in [latest, *steps]:
         try:
             checkpoint.verify(checkpoint.locate(str(candidate)))
-        except CheckpointNotUsable as error:
+        except CheckpointError as error:
             problems.append(str(error))
             continue
         if problems:
             LOGGER.warning(f"{problems[0]}. Global.checkpoint=auto takes the newest that is whole: {candidate}")
         return str(candidate)
-    raise CheckpointNotUsable(
+    raise CheckpointError(
         f"Global.checkpoint=auto: {folder} holds an earlier run, but no checkpoint of it can be used. "
         f"{'; '.join(dict.fromkeys(problems))}. Restore one, or start anew with another Global.output_dir or with "
         "-o Global.checkpoint=None Global.overwrite=True")
@@ -69,35 +66,33 @@ def load(prefix: str) -> checkpoint.Loaded:
     """`checkpoint.load` on every rank; when one cannot read it, all fail and name it."""
     if distributed.world_size() == 1:
         return checkpoint.load(prefix)
-    loaded, error = None, None
-    try:
+    with distributed.together("reading the checkpoint", CheckpointError, OSError):
         loaded = checkpoint.load(prefix)
-    except (CheckpointNotUsable, OSError) as failure:
-        error = failure
-    distributed.fail_together("reading the checkpoint", error)
     return loaded
 
 
-def restore(run, prefix: str) -> None:
-    """Continue, in the freshly built trainer `run`, the run whose checkpoint `prefix` names.
+def restore(parts: NamedParts, prefix: str) -> None:
+    """Continue, with the freshly built parts of a run, the one whose checkpoint `prefix` names.
 
     Exact when ranks, data and settings are unchanged; what is not is said in the log.
     """
     loaded = load(prefix)
-    states = loaded.states
-    compare(loaded, run.config, {name: tuple(tensor.shape) for name, tensor in run.method.model.state_dict().items()})
-    note = run_state.put_back(run, loaded)
+    states, progress = loaded.states, parts.progress
+    shapes = {name: tuple(tensor.shape) for name, tensor in parts.method.model.state_dict().items()}
+    compare(loaded, parts.config, shapes)
+    note = parts.load(loaded)
 
-    place = f", place {run.position} of {run.epochs * run.iterations} in the schedule"
-    LOGGER.info(f"Finish load checkpoint from {loaded.directory}: epoch {run.epoch + 1}, step {run.step}"
-                f"{place if run.position != run.step else ''}")
-    if states["world_size"] != run.world_size:
-        LOGGER.info(f"resumed on {run.world_size} ranks instead of {states['world_size']}, after {run.consumed} "
+    total = progress.epochs * parts.sizes["iterations_per_epoch"]
+    place = f", place {progress.position} of {total} in the schedule"
+    LOGGER.info(f"Finish load checkpoint from {loaded.directory}: epoch {progress.epoch + 1}, step {progress.step}"
+                f"{place if progress.position != progress.step else ''}")
+    world_size = distributed.world_size()
+    if states["world_size"] != world_size:
+        LOGGER.info(f"resumed on {world_size} ranks instead of {states['world_size']}, after {progress.consumed} "
                     f"samples of the epoch{'; ' + note if note else ''}")
     elif note:
         LOGGER.info(note)
-    before = states["iterations_per_epoch"], states["global_batch"]
-    now = run.iterations, run.loader.global_batch_size
+    before, now = ([sizes["iterations_per_epoch"], sizes["global_batch"]] for sizes in (states, parts.sizes))
     if before != now:
         LOGGER.warning(f"an epoch had {before[0]} iterations of {before[1]} images when the checkpoint was written "
                        f"and has {now[0]} of {now[1]} now: not an exact continuation. The schedule goes on at the "
@@ -105,21 +100,23 @@ def restore(run, prefix: str) -> None:
 
 
 def compare(loaded: checkpoint.Loaded, config: Config, shapes: Mapping[str, Tuple[int, ...]]) -> None:
-    """Say which settings are not those of the checkpoint; StartRefused when it is of another network or optimizer.
+    """Say which settings are not those of the checkpoint; JointFailure when it is of another network or optimizer.
 
     shapes: of this run's parameters and buffers, by name.
     """
     path = loaded.directory / checkpoint.CONFIG
     saved_config = load_config(str(path)) if path.is_file() else None
-    for key in ("Model.name", "Optimizer.name") if saved_config is not None else ():
-        saved, own = saved_config.get_path(key), config.get_path(key)
+    for key in ("Model.name", "Optimizer.name"):
+        own = config.get_path(key)
+        saved = saved_config.get_path(key) if saved_config is not None else own
         if saved != own:
-            raise StartRefused(f"{loaded.directory} was written with {key} {saved}, this run has {own}: resume with "
-                               f"{path}, or start a new run from its weights with Global.pretrained_model")
+            raise distributed.JointFailure(
+                f"{loaded.directory} was written with {key} {saved}, this run has {own}: resume with {path}, or start "
+                "a new run from its weights with Global.pretrained_model")
     saved_shapes = {name: tuple(value.shape) for name, value in loaded.parameters.items()}
     if saved_shapes != shapes:
         name = sorted(set(shapes.items()) ^ set(saved_shapes.items()))[0][0]
-        raise StartRefused(
+        raise distributed.JointFailure(
             f"{loaded.directory} holds another architecture: {name} is {saved_shapes.get(name, 'absent')} there and "
             f"{shapes.get(name, 'absent')} here; resume with the config saved in it, {path}, or start a new run from "
             "its weights with Global.pretrained_model")

@@ -7,6 +7,7 @@ from typing import Any, List, Mapping, Optional
 
 from passl.engine.callbacks import Callback, StepRecord
 from passl.engine.log import LOGGER
+from passl.findings import warning
 
 WINDOW = 100  # steps that are averaged before anything is said
 FEWEST = 20  # steps that make a mean
@@ -16,17 +17,16 @@ PLATEAU = 500  # steps after which a loss still at ln K is worth a word
 class LearningWatch(Callback):
     """Warns, each at most once a run, of a collapse, a plateau, a queue that harms, and prototypes released too early.
 
-    For methods that have a `uniform_loss` and report `target_entropy`. Reads nothing but the step records and the
-    config, changes nothing; the remedies it names are overrides for the next start.
+    For methods that have a `uniform_loss` and report `target_entropy`. Reads nothing but the step
+    records, the config and what the protocol says of a method, changes nothing; the remedies are for the next start.
     """
 
     def on_train_start(self, trainer):
-        self.uniform_loss = getattr(trainer.method, "uniform_loss", None)
+        self.uniform_loss = trainer.method.uniform_loss
         if self.uniform_loss is None:
             return
-        self.config = trainer.config
-        self.prototypes = self.config["Model"]["backbone"]["nmb_prototypes"]
-        self.limit = math.log(self.prototypes)  # of loss and target entropy when all predictions are uniform
+        self.config, self.heads = trainer.config, trainer.method.model.head_sizes
+        self.limit = mean([math.log(size) for size in self.heads])  # of the target entropy: all predictions uniform
         self.images, self.global_batch = len(trainer.loader.dataset), trainer.loader.global_batch_size
         self.iterations, self.epochs, self.total_steps = trainer.iterations, trainer.epochs, trainer.total_steps
         self.frozen_steps = trainer.method.frozen_steps
@@ -62,18 +62,18 @@ class LearningWatch(Callback):
         distance = mean([abs(loss - self.limit) for loss in self.losses])
         if distance < 0.01 and mean(self.entropies) > 0.99 * self.limit:
             self._say("collapse", f"the run has collapsed: over the last {WINDOW} steps {self._numbers()}, so every "
-                      "image belongs equally to every prototype and nothing is learnt. It rarely recovers. Start again "
-                      "with the first of these, and add the next when that does not help: "
-                      f"{listed(self._remedies(True))}")
+                      "image belongs equally to every prototype and nothing is learnt",
+                      "it rarely recovers. Start again with the first of these, and add the next when that does not "
+                      "help", self._remedies(True))
             self.told |= {"plateau", "release"}  # the remedies are the same
 
     def _plateau(self, done: int) -> None:
         # No assignment near uniform: those would be the beginning of a collapse.
         if done >= PLATEAU and mean(self.losses) >= 0.99 * self.limit and max(self.entropies) <= 0.99 * self.limit:
             self._say("plateau", f"the loss is on a plateau at ln K after {done} steps: over the last {WINDOW} "
-                      f"{self._numbers()}. Assignments still tell images apart, so this is not a collapse, and on "
-                      "little data it often ends by itself: watch whether the loss begins to fall. If it does not, "
-                      f"start again with {listed(self._remedies(done >= self.frozen_steps))}")
+                      f"{self._numbers()}. Assignments still tell images apart, so this is not a collapse",
+                      "on little data it often ends by itself: watch whether the loss begins to fall. If it does not, "
+                      "start again with these", self._remedies(done >= self.frozen_steps))
 
     def _queue(self) -> None:
         if self.loss_before_queue is None or mean(self.losses) <= self.loss_before_queue + 0.01:
@@ -85,44 +85,47 @@ class LearningWatch(Callback):
         remedies = [f"Model.queue_length={half}"] * (half >= self.global_batch)
         remedies += [f"Model.epoch_queue_starts={later}"] * (later < self.epochs)
         self._say("queue", f"the loss has risen since the queue joined: {self.loss_before_queue:.3f} on average before "
-                  f"and {mean(self.losses):.3f} in the {WINDOW} steps after. It should fall; the stored embeddings are "
-                  "too old for a network that changes fast. If it stays up, resume from before that with a shorter "
-                  f"queue, a later one, or none: {listed([*remedies, 'Model.queue_length=0'])}")
+                  f"and {mean(self.losses):.3f} in the {WINDOW} steps after. It should fall",
+                  "the stored embeddings are too old for a network that changes fast. If it stays up, resume from "
+                  "before that with a shorter queue, a later one, or none", [*remedies, "Model.queue_length=0"])
 
     def _release(self) -> None:
-        if mean(self.losses) >= 0.99 * self.limit and self._longer_freeze():
+        longer = self._longer_freeze()
+        if mean(self.losses) >= 0.99 * self.limit and longer:
             self._say("release", f"the prototypes are released after {self.frozen_steps} steps, while the loss is "
-                      f"still at ln K: over the last {len(self.losses)} {self._numbers()}. If it does not begin to "
-                      f"fall soon, keep them still until it is clearly below: {listed([self._longer_freeze()])}")
+                      f"still at ln K: over the last {len(self.losses)} {self._numbers()}",
+                      "if it does not begin to fall soon, keep them still until it is clearly below",
+                      longer)
         self.told.add("release")
 
-    def _say(self, what: str, text: str) -> None:
+    def _say(self, what: str, problem: str, why: str, overrides: List[str]) -> None:
         if what not in self.told:
             self.told.add(what)
-            LOGGER.warning(f"{text}. docs/troubleshooting.md tells more")
+            LOGGER.warning(f"{warning(problem, why, *overrides)}. docs/troubleshooting.md tells more")
 
     def _numbers(self) -> str:
+        sizes = f"ln {self.heads[0]}" if len(set(self.heads)) == 1 else f"mean of ln {self.heads}"
         return (f"the mean loss is {mean(self.losses):.3f} and the target entropy {mean(self.entropies):.3f} nats, "
-                f"with ln {self.prototypes} = {self.limit:.3f}")
+                f"with {sizes} = {self.limit:.3f}")
 
     # ---------------------------------------------------------------------------------------------- what helps
-    def _longer_freeze(self) -> Optional[str]:
-        """Twice as long, in epochs; all epochs when that is the rest of the run; None when nothing is longer."""
+    def _longer_freeze(self) -> List[str]:
+        """Twice as long, in epochs; all epochs when that is the rest of the run; nothing when nothing is longer."""
         if self.frozen_steps >= self.epochs * self.iterations:
-            return None
+            return []
         twice = max(1, math.ceil(2 * self.frozen_steps / self.iterations))
-        return f"Model.freeze_prototypes_epochs={min(twice, self.epochs)}"
+        return [f"Model.freeze_prototypes_epochs={min(twice, self.epochs)}"]
 
     def _remedies(self, released: bool) -> List[str]:
         """Overrides in the order in which to try them, without those that the config has already."""
         model, backbone = self.config["Model"], self.config["Model"]["backbone"]
         epsilon = model.get("epsilon", 0.05)
         remedies = [f"Model.epsilon={0.03 if epsilon > 0.03 else 0.02}"] * (epsilon > 0.02)
-        if released and self._longer_freeze():
-            remedies.append(self._longer_freeze())
-        fewer = max(2, min(self.prototypes // 2, self.images // 50))
-        if self.prototypes > self.images // 50 and fewer < self.prototypes:
-            remedies.append(f"Model.backbone.nmb_prototypes={fewer}")
+        remedies += self._longer_freeze() if released else []
+        fewer = [min(size, max(2, min(size // 2, self.images // 50))) for size in self.heads]
+        if max(self.heads) > self.images // 50 and fewer != self.heads:
+            several = isinstance(backbone["nmb_prototypes"], list)
+            remedies.append(f"Model.backbone.nmb_prototypes={str(fewer).replace(' ', '') if several else fewer[0]}")
         crops = gentler_crops(self.config["DataLoader"]["Train"]["dataset"])
         remedies += [f"DataLoader.Train.dataset.min_scale_crops={crops}"] * bool(crops)
         remedies += ["Model.assignment=hard"] * (model.get("assignment", "soft") != "hard")
@@ -143,7 +146,3 @@ def gentler_crops(dataset: Mapping[str, Any]) -> Optional[str]:
 
 def mean(values) -> float:
     return sum(values) / len(values)
-
-
-def listed(overrides: List[str]) -> str:
-    return ", ".join(f"-o {override}" for override in overrides)

@@ -7,12 +7,13 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional, Union
+from typing import Any, Mapping, NamedTuple, Optional
 
 import numpy as np
 
 from passl.arrays import to_numpy
 from passl.errors import UserError
+from passl.files import PathLike
 
 MANIFEST = "manifest.json"
 
@@ -24,7 +25,7 @@ class CachedFeatures(NamedTuple):
     labels: np.ndarray
 
 
-def save_features(directory: Union[str, Path], key: Mapping[str, Any], features, labels) -> None:
+def save_features(directory: PathLike, key: Mapping[str, Any], features, labels) -> None:
     """Write one set of features below `directory`, replacing what is there; complete or not at all.
 
     key: what the features depend on, as JSON values: the fingerprint of the weights, the data set, the transforms.
@@ -47,7 +48,7 @@ def save_features(directory: Union[str, Path], key: Mapping[str, Any], features,
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def load_features(directory: Union[str, Path], key: Mapping[str, Any]) -> Optional[CachedFeatures]:
+def load_features(directory: PathLike, key: Mapping[str, Any]) -> Optional[CachedFeatures]:
     """The features saved below `directory` for the same `key`, or None when there are none.
 
     Features of another key (other weights, other transforms) are not used; a warning names what differs. ValueError

@@ -53,7 +53,7 @@ class TopkAcc:
         topk: the k's. A k above the number of classes is an error at the first update.
     """
 
-    def __init__(self, topk: Union[int, List[int]] = (1, 5)):
+    def __init__(self, topk: Union[int, List[int]] = (1, 5)):  # type: ignore[assignment]  # a list could be changed
         self.topk = [topk] if isinstance(topk, int) else list(topk)
         if not self.topk or any(not isinstance(k, int) or k < 1 for k in self.topk) or len(set(self.topk)) < len(
                 self.topk):

@@ -10,9 +10,9 @@ from passl import distributed
 from passl.errors import UserError
 from passl.evaluation.knn import KNNAccuracy, knn_accuracy
 from passl.evaluation.linear import ProbeAccuracy, best, logistic_probe, sgd_probe
+from passl.files import PathLike
 from passl.inference.engine import Engine, Model
 from passl.inference.extract import Shard, gather, labelled_shard
-from passl.inference.images import PathLike
 from passl.inference.labelled_data import check_same_classes
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
@@ -109,9 +109,10 @@ def _shards(engine: Engine, train: PathLike, test: PathLike, cache: Optional[Pat
     """This rank's features of both sets, whose classes are the same."""
     roots = {"train": os.fspath(train), "test": os.fspath(test)}
     require_labelled(roots)
-    found = [labelled_shard(engine, root, root, cache and os.path.join(cache, part)) for part, root in roots.items()]
-    check_same_classes(*(classes for _, classes in found), *roots.values())
-    return found[0][0], found[1][0]
+    (bank, bank_classes), (queries, classes) = (
+        labelled_shard(engine, root, root, cache and os.path.join(cache, part)) for part, root in roots.items())
+    check_same_classes(bank_classes, classes, roots["train"], roots["test"])
+    return bank, queries
 
 
 def require_labelled(roots: Mapping[str, str]) -> None:

@@ -14,9 +14,10 @@ from passl import files
 from passl.data.sources import ImageFiles
 from passl.errors import UserError
 from passl.evaluation.features import fingerprint
+from passl.files import PathLike
 from passl.inference.card import card_of
 from passl.inference.engine import Engine, Model
-from passl.inference.images import PathLike, digest, find_images
+from passl.inference.images import digest, find_images
 
 FEATURES, INDEX, PARTIAL, PROGRESS = "features.npy", "index.csv", "features.partial.npy", "progress.json"
 LOCK = ".lock"
@@ -80,7 +81,7 @@ def _embed_folder(engine: Engine, samples: ImageFiles, folder: Path) -> Embedded
     done, unreadable = progress["batches"], list(progress["unreadable"])
     continued_from = min(done * engine.batch_size, len(samples))
     if not progress["complete"]:
-        rows: Optional[np.ndarray] = None
+        rows: Optional[np.memmap] = None
         saved = time.monotonic()
         for batch in engine.stream(samples, first_batch=done):
             values = batch.array("features")
@@ -127,7 +128,7 @@ def _save(folder: Path, progress: Dict[str, Any]) -> None:
     files.write_text(folder / PROGRESS, json.dumps(progress, indent=1))
 
 
-def _open(path: Path, shape, new: bool) -> np.ndarray:
+def _open(path: Path, shape, new: bool) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="w+" if new else "r+", dtype=np.float32, shape=shape if new else None)
 
 

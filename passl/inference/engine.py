@@ -24,21 +24,21 @@ from passl.inference.images import Images, batches, collect, find_images
 
 Model = Union[paddle.nn.Layer, str, "os.PathLike[str]"]  # a network, or what `as_model` takes
 Outputs = Union[Sequence[str], Callable[[paddle.Tensor], Any]]
-Prepared = Tuple[paddle.Tensor, np.ndarray, np.ndarray, np.ndarray]  # images, and index, label, valid of `Batch`
+Prepared = Tuple[paddle.Tensor, np.ndarray, np.ndarray, np.ndarray]  # images, and indices, labels, valid of `Batch`
 
 
 class Batch(NamedTuple):
     """One batch of a pass.
 
     start: number of its first image in this process's pass. output: {name: tensor [b, ...]}, or what the function gave.
-    index int64 [b]: the image in the data. label int64 [b]: its class, -1 for none. valid bool [b]: false for rows that
-    only pad the batch or stand in for a file that cannot be read.
+    indices int64 [b]: the images in the data. labels int64 [b]: their classes, -1 for none. valid bool [b]: false for
+    rows that only pad the batch or stand in for a file that cannot be read.
     """
 
     start: int
     output: Any
-    index: np.ndarray
-    label: np.ndarray
+    indices: np.ndarray
+    labels: np.ndarray
     valid: np.ndarray
 
     def array(self, name: str) -> np.ndarray:
@@ -127,17 +127,17 @@ class Engine:
         try:
             with evaluation_mode(self.network):
                 mark = time.perf_counter()
-                for iteration, (images, index, label, valid) in enumerate(prepared, first_batch):
+                for iteration, (images, indices, labels, valid) in enumerate(prepared, first_batch):
                     data_time = time.perf_counter() - mark
                     with paddle.no_grad():  # not around `yield`: whoever leaves early would take it along
                         output = function(images)
                     if finite:
                         self._require_finite(output)
-                    yield Batch(start, output, index, label, valid)
-                    if on_batch is not None:
-                        on_batch(BatchRecord(iteration, len(loader), len(index) * distributed.world_size(),
+                    yield Batch(start, output, indices, labels, valid)
+                    if on_batch is not None and loader is not None:
+                        on_batch(BatchRecord(iteration, len(loader), len(indices) * distributed.world_size(),
                                              time.perf_counter() - mark, data_time, values or {}))
-                    start += len(index)
+                    start += len(indices)
                     mark = time.perf_counter()
         finally:
             if loader is not None and loader is not source:

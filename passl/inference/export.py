@@ -12,10 +12,10 @@ import paddle
 from paddle import nn
 
 from passl.errors import UserError
+from passl.files import PathLike
 from passl.inference.card import card_of
 from passl.inference.engine import evaluation_mode
 from passl.inference.exported import model_files, run_exported
-from passl.inference.images import PathLike
 from passl.inference.predict import require_classifier
 from passl.models.base import Network
 

@@ -12,9 +12,10 @@ from passl import distributed
 from passl.data.loader import Loader
 from passl.errors import NotFinite, UserError
 from passl.evaluation.features import fingerprint, load_features, save_features
+from passl.files import PathLike
 from passl.inference.card import card_of
 from passl.inference.engine import BatchRecord, Engine
-from passl.inference.images import PathLike, digest
+from passl.inference.images import digest
 from passl.inference.labelled_data import evaluation_loader
 
 
@@ -35,7 +36,8 @@ def extract_shard(network: paddle.nn.Layer, loader: Loader,
     on_batch: is told of every batch.
     ValueError for multi-crop data or features that are not [B, F]; FloatingPointError when a feature is not finite.
     """
-    features, filled = None, 0  # rows go where they stay: a list to be joined would need the memory twice
+    features: Optional[np.ndarray] = None  # rows go where they stay: a list to be joined would need the memory twice
+    filled = 0
     labels, indices = [], []
     for batch in Engine(network).stream(loader, on_batch=on_batch, finite=False):
         output = batch.output["features"]
@@ -46,8 +48,9 @@ def extract_shard(network: paddle.nn.Layer, loader: Loader,
             features = np.empty([len(loader) * loader.batch_size, output.shape[1]], np.float32)
         features[filled:filled + len(keep)] = output.astype("float32").numpy()[keep]
         filled += len(keep)
-        labels.append(np.asarray(batch.label)[keep])
-        indices.append(np.asarray(batch.index)[keep])
+        labels.append(np.asarray(batch.labels)[keep])
+        indices.append(np.asarray(batch.indices)[keep])
+    assert features is not None  # a sampler gives every rank a batch
     shard = Shard(features[:filled], np.concatenate(labels), np.concatenate(indices))
     broken = sum(int((~np.isfinite(shard.features[start:start + 4096]).all(axis=1)).sum())
                  for start in range(0, filled, 4096))

@@ -6,6 +6,7 @@ from typing import Any, Mapping, Optional
 
 from passl.inference.card import fill_from_run, transform_of
 from passl.inference.get_model import card_of_loaded, finish
+from passl.methods.base import RunFacts
 from passl.methods.classify import Classification
 from passl.models.base import Network
 from passl.registry import METHODS
@@ -22,7 +23,7 @@ def build_classifier(config: Mapping[str, Any], weights: Path) -> Classification
     """The method of the Model section, its weights still random; a class number it does not give is the file's."""
     model = config["Model"]
     has_number = model.get("class_num") or (model.get("backbone") or {}).get("output_dim")
-    return METHODS.build(model, class_count=None if has_number else classes_in(weights))
+    return METHODS.build(model, run=RunFacts(class_count=None if has_number else classes_in(weights)))
 
 
 def classes_in(path: Path) -> Optional[int]:

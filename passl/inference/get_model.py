@@ -10,23 +10,13 @@ from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tupl
 
 import numpy as np
 
-from passl.errors import UnknownComponent, UserError
+from passl.errors import CheckpointError, UnknownComponent, UserError
 from passl.inference.card import ModelCard, fill_from_run, run_config
 from passl.models.base import Network
 from passl.models.build import build_network
 from passl.models.heads import HeadOptions
 from passl.registry import BACKBONES, nearest
-from passl.weights import (
-    Checkpoint,
-    CheckpointError,
-    Found,
-    LoadReport,
-    load_into,
-    read,
-    recognise,
-    to_passl_state,
-    zoo,
-)
+from passl.weights import Checkpoint, Found, LoadReport, load_into, read, recognise, to_passl_state, zoo
 from passl.weights.layouts.trunk import refuse_misfits
 from passl.weights.load import is_own
 from passl.weights.locate import find_weights
@@ -34,8 +24,8 @@ from passl.weights.locate import find_weights
 LOGGER = logging.getLogger("passl")
 # The head of a published run of SwAV (appendix A.1), for architectures of which none is released.
 PUBLISHED_HEAD = {"normalize": True, "hidden_mlp": 2048, "output_dim": 128, "nmb_prototypes": 3000}
-PHASES = ("pretrain", "linearprobe", "finetune")
 CLASSIFIER_KEYS = {"linearprobe": ("class_num", "global_pooling", "use_bn"), "finetune": ("class_num",)}
+PHASES = ("pretrain", *CLASSIFIER_KEYS)
 RELEASED = {"swav_resnet50_pretrain": "swav_resnet50", "swav_resnet50w2_pretrain": "swav_resnet50w2",
             "swav_resnet50w4_pretrain": "swav_resnet50w4", "swav_resnet50w5_pretrain": "swav_resnet50w5",
             "swav_resnet50_linearprobe": "passl_swav_resnet50_linearprobe",

@@ -14,8 +14,7 @@ from passl.data.decode import as_rgb, read_image
 from passl.data.random_streams import Stream
 from passl.data.sources import IMAGE_EXTENSIONS, ImageFiles, find_image_files
 from passl.errors import DataError, UserError
-
-PathLike = Union[str, "os.PathLike[str]"]
+from passl.files import PathLike
 
 
 class Images(NamedTuple):
@@ -61,15 +60,15 @@ def find_images(places: Union[PathLike, Sequence[PathLike]]) -> ImageFiles:
 
     DataError for a path that does not exist; TypeError for anything that is no path.
     """
-    places = [os.fspath(place) for place in ([places] if isinstance(places, (str, os.PathLike)) else places)]
-    for place in places:
+    names = [os.fspath(place) for place in ([places] if isinstance(places, (str, os.PathLike)) else places)]
+    for place in names:
         if not os.path.exists(place):
             raise DataError(f"{place} does not exist (looked from {os.getcwd()}): give image files, folders or list "
                             "files")
-    if len(places) == 1 and not _is_image(places[0]):
-        return find_image_files(places[0], labelled=False)
+    if len(names) == 1 and not _is_image(names[0]):
+        return find_image_files(names[0], labelled=False)
     paths: List[str] = []
-    for place in places:
+    for place in names:
         samples = ImageFiles([place]) if _is_image(place) else find_image_files(place, labelled=False)
         paths.extend(samples.path(index) for index in range(len(samples)))
     return ImageFiles(paths)

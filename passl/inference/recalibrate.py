@@ -10,9 +10,10 @@ from passl.data.augment.transforms import ImageTransform
 from passl.data.sources import ImageFiles
 from passl.errors import UserError
 from passl.evaluation.recalibration import BatchNormAverage
+from passl.files import PathLike
 from passl.inference.card import evaluation_transform, run_config, save_run
 from passl.inference.engine import Engine, feature_function
-from passl.inference.images import PathLike, find_images
+from passl.inference.images import find_images
 
 
 def recalibrate(model: paddle.nn.Layer, images: Union[PathLike, Sequence[PathLike]], folder: Optional[PathLike] = None,

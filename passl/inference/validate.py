@@ -42,7 +42,7 @@ def validate(model: paddle.nn.Layer, loader: Loader, loss: Callable, metrics: Se
 
     # The metrics refuse what is not finite, on all ranks alike.
     for batch in Engine(model).stream(loader, logits_of, on_batch=on_batch, values=values, finite=False):
-        labels = paddle.to_tensor(np.where(batch.valid, batch.label, -1))
+        labels = paddle.to_tensor(np.where(batch.valid, batch.labels, -1))
         count = (labels >= 0).astype("float64").sum()
         value = loss(batch.output, labels).astype("float64")
         total = total + paddle.stack([value * count, count])

@@ -2,13 +2,49 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+import math
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import paddle
 
 from passl.errors import UserError
+from passl.findings import Finding
 from passl.models.base import Network
 from passl.models.build import build_network
+from passl.models.networks import group_by_resolution
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a method may need to know of the run it is built for; the defaults are those of a single image.
+
+    batch_size: images a process takes for one step. world_size: processes. iterations_per_epoch, epochs: steps are
+    their product. crop_count: crops of an image, None when the data are not cut into crops. dataset_size: training
+    images. class_count: classes of the training data, None when unknown. seed: Global.seed.
+    """
+
+    batch_size: int = 1
+    world_size: int = 1
+    iterations_per_epoch: int = 1
+    epochs: int = 1
+    crop_count: Optional[int] = None
+    dataset_size: int = 1
+    class_count: Optional[int] = None
+    seed: int = 0
+
+    @property
+    def global_batch(self) -> int:
+        return self.batch_size * self.world_size
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.iterations_per_epoch
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that an epoch shows; the incomplete last batch may be dropped."""
+        return min(self.dataset_size, self.iterations_per_epoch * self.global_batch)
 
 
 def full_precision(function: Callable) -> Callable:
@@ -39,29 +75,58 @@ def check_not_negative(**settings: float) -> None:
             raise UserError(f"Model.{key} is {value} and must be at least 0")
 
 
+def freeze_length(steps: int, epochs: Optional[float], run: RunFacts) -> int:
+    """Steps without gradient for the prototypes: freeze_prototypes_epochs where it is given, else the number itself."""
+    return steps if epochs is None else math.ceil(epochs * run.iterations_per_epoch)
+
+
+def features_of_images(features: paddle.Tensor, views: Sequence[paddle.Tensor],
+                       shown: Callable[[int], bool] = lambda view: True) -> paddle.Tensor:
+    """`Step.features` [n, B, F] of trunk features [V * B, F]: the views of the first resolution for which `shown`."""
+    rows = features.detach().reshape([len(views), -1, features.shape[-1]])
+    chosen = [view for view in range(len(group_by_resolution(views)[0])) if shown(view)]
+    return paddle.index_select(rows, paddle.to_tensor(chosen))
+
+
+class Step(NamedTuple):
+    """What a training step gives back; a plain (loss, statistics) is one, too.
+
+    loss: mean over the micro-batch's images. statistics: named scalar tensors for the log. features: trunk features
+    [n, B, F] of n views that show the batch's images themselves, without gradient, for what watches them
+    (Global.online_probe); None when the method has none to show.
+    """
+
+    loss: paddle.Tensor
+    statistics: Dict[str, paddle.Tensor]
+    features: Optional[paddle.Tensor] = None
+
+
 class Method:
     """A network, its loss and whatever state the loss needs between steps.
 
     The trainer calls, in this order:
       `distribute(wrap)` once, before the first step;
-      `on_epoch_start(epoch, batches)` at every epoch;
-      per step: `on_pass(position, batches)` if `pass_is_due(position)`, `before_step(step)`, `plan(batches)`, then
-      `training_step(batch, plan)` and backward for every micro-batch, then `after_backward(step)`, the optimizer, and
-      `after_step(step)`.
+      per step: `on_pass(position, batches)` if `due_pass(position)`, `on_epoch_start(epoch)` when it is the first of
+      its epoch, `before_step(step)`, `plan(batches)`, then `training_step(batch, plan)` and backward for every
+      micro-batch, then `after_backward(position)`, the optimizer, and `after_step(step)`.
+    `step` is the number of the step from 0, those left out for a NaN included. `position` is its place in the schedule:
+    the steps that lie behind, had the whole run been made with the present global batch.
     Nothing reaches back: a method never sees the trainer, the optimizer or the data loader.
 
     Attributes
       model: the network whose parameters are trained and saved as `.pdparams`.
       network: what training calls: `model`, or its data-parallel wrapper.
-      needs_memory_pass: the trainer hands `on_epoch_start` an iterator over the whole training set (see there).
       has_embedding: the network projects its features to embeddings, which clustering wants on the unit sphere.
+      is_classifier: trained on labels; the Loss and Metric sections and Global.eval_during_train are for it.
       pretrained_part: what of Global.pretrained_model is used: "all" of it, or its "trunk".
+      allow_untrained_trunk: whether a run may start without Global.pretrained_model.
       prototype_heads: "one" when Model.backbone.nmb_prototypes is a number, "several" when it lists a number for each
         head, "none" for a method without prototypes.
-      uniform_loss: the loss when every prediction is uniform, where a run that does not learn stays; with it and the
-        statistic `target_entropy` a run is watched for collapse (passl/engine/watch.py).
       published_rates: (optimizer, lowest, highest learning rate) that were published for the recipe, at a global batch
         of 256.
+    For the watch (passl/engine/watch.py), which looks at methods that set the first and report `target_entropy`:
+      uniform_loss: the loss when every prediction is uniform, where a run that does not learn stays.
+      frozen_steps: steps during which the prototypes get no gradient.
 
     Everything that outlives a step is either in `model` or returned by `shared_state` (equal on every rank) or
     `rank_state` (this rank's own), as plain dicts of numpy arrays and numbers, and exists from construction on.
@@ -69,12 +134,14 @@ class Method:
 
     model: Network
     network: Callable
-    needs_memory_pass = False
-    pretrained_part = "all"
     has_embedding = True
+    is_classifier = False
+    pretrained_part = "all"
+    allow_untrained_trunk = True
     prototype_heads = "one"
-    uniform_loss: Optional[float] = None
     published_rates: Optional[Tuple[str, float, float]] = None
+    uniform_loss: Optional[float] = None
+    frozen_steps = 0
 
     @classmethod
     def build_network(cls, backbone: Dict[str, Any]) -> Network:
@@ -93,24 +160,18 @@ class Method:
         """Put the network in the mode its training uses."""
         self.model.train()
 
-    def advice(self, global_batch: int, images: int, epochs: int) -> List[str]:
-        """Warnings about settings that are possible but not sensible for this batch, number of images and length."""
+    def advice(self, run: RunFacts) -> List[Finding]:
+        """Settings that are possible but not sensible for this run."""
         return []
 
-    def on_epoch_start(self, epoch: int, batches: Optional[Callable] = None) -> None:
-        """Called, under autocast, before the first batch of an epoch (not when resuming in its middle).
+    def due_pass(self, position: int) -> int:
+        """The number, from 1, of the pass over the training data that `on_pass` must see before this step; 0: none.
 
-        `batches()` iterates once over this rank's training data, as device batches, when `needs_memory_pass`: images in
-        the order of this epoch, crops that training never shows.
+        Passes of different numbers show different crops. Asked before every step, on every rank with the same answer;
+        one that follows from the settings and from the saved state, so that a resumed run neither repeats nor misses
+        a pass.
         """
-
-    def pass_is_due(self, position: int) -> bool:
-        """Whether `on_pass` must see the training data before the step at `position`, its place in the schedule.
-
-        Asked before every step, on every rank with the same answer; one that follows from the settings and from
-        `shared_state`, so that a resumed run neither repeats nor misses a pass.
-        """
-        return False
+        return 0
 
     def on_pass(self, position: int, batches: Callable[[], Iterable[Dict[str, Any]]]) -> None:
         """Called, under autocast, between two steps (or before the first one).
@@ -119,8 +180,11 @@ class Method:
         epoch, crops that neither training nor another pass shows.
         """
 
+    def on_epoch_start(self, epoch: int) -> None:
+        """Called, under autocast, before the first step of an epoch (not when resuming in its middle)."""
+
     def before_step(self, step: int) -> None:
-        """Called first in a step; `step` counts steps of the whole run from 0, those left out for a NaN included."""
+        """Called first in a step."""
 
     def plan(self, batches: Sequence[Dict[str, Any]]) -> List[Any]:
         """What must be computed over all micro-batches of a step before their gradients, one entry for each.
@@ -129,25 +193,18 @@ class Method:
         """
         return [None] * len(batches)
 
-    def training_step(self, batch: Dict[str, Any], plan: Any) -> Tuple[paddle.Tensor, Dict[str, paddle.Tensor]]:
-        """Loss of one micro-batch (mean over its images) and named statistics as scalar tensors.
+    def training_step(self, batch: Dict[str, Any], plan: Any) -> Union[Step, Tuple[paddle.Tensor, Dict[str, Any]]]:
+        """Loss of one micro-batch and what there is to say of it.
 
-        The trainer averages both over the micro-batches of a step, weighted by their images.
+        The trainer averages losses and statistics over the micro-batches of a step, weighted by their images.
         """
         raise NotImplementedError
 
-    def after_backward(self, step: int) -> None:
-        """Called between backward and the optimizer; `step` is the place in the schedule, from 0.
-
-        It counts the optimizer steps of a run that has had the present global batch from its beginning.
-        """
+    def after_backward(self, position: int) -> None:
+        """Called between backward and the optimizer, unless the loss is not finite."""
 
     def after_step(self, step: int) -> None:
-        """Called after the optimizer; `step` counts the optimizer steps really made, from 0."""
-
-    def image_views(self, count: int) -> List[int]:
-        """Which of the network's first `count` inputs of a step show the batch's images, and not mixtures of them."""
-        return list(range(count))
+        """Called after the optimizer, unless the step was left out."""
 
     def histograms(self) -> Dict[str, Any]:
         """Named arrays of counts since the epoch began, for monitoring (this rank's share)."""

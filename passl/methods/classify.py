@@ -1,18 +1,63 @@
 """What a pretrained trunk is worth: linear probe and fine-tuning (SwAV section 4.1; see docs/evaluation.md)."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import paddle
+import paddle.nn.functional as F
 
 from passl.errors import UserError
-from passl.methods.base import Method
-from passl.methods.losses import WeightedSum
+from passl.methods.base import Method, RunFacts, full_precision
 from passl.models.base import Network
 from passl.models.build import build_network
-from passl.registry import METHODS
+from passl.registry import LOSSES, METHODS
 
-CONTEXT = ("class_count", "losses", "metrics")
+
+@LOSSES.register("CELoss")
+class CELoss:
+    """Mean cross-entropy of logits [B, C] and integer labels [B], in fp32; labels of -1 are left out.
+
+    epsilon: label smoothing, the share of the target spread evenly over all classes (0: none, as published for probe
+    and fine-tuning).
+    """
+
+    def __init__(self, epsilon: float = 0.0):
+        if not 0 <= epsilon < 1:
+            raise UserError(f"CELoss.epsilon is a share of the target between 0 and 1, got {epsilon}")
+        self.epsilon = epsilon
+
+    def __call__(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        if logits.ndim != 2 or list(labels.shape) != [logits.shape[0]] or labels.is_floating_point():
+            raise UserError(f"CELoss needs logits [B, C] and integer labels [B], got {list(logits.shape)} and "
+                            f"{labels.dtype} {list(labels.shape)}")
+        if logits.dtype != paddle.float64:
+            logits = logits.astype("float32")
+        log_probabilities = F.log_softmax(logits, axis=1)
+        labelled = (labels >= 0).astype(logits.dtype)
+        own = paddle.take_along_axis(log_probabilities, labels.clip(min=0).unsqueeze(1), axis=1).squeeze(1)
+        losses = -(1 - self.epsilon) * own
+        if self.epsilon:
+            losses = losses - self.epsilon * log_probabilities.mean(axis=1)
+        return (losses * labelled).sum() / labelled.sum().clip(min=1)
+
+
+class WeightedSum:
+    """Sum of the losses of a Loss.Train or Loss.Eval list, each with its `weight`; CELoss when there is no list."""
+
+    def __init__(self, entries: Sequence[Mapping[str, Mapping[str, Any]]] = ()):
+        self.terms: List[Tuple[float, Any]] = []
+        for entry in entries or [{"CELoss": {}}]:
+            (name, arguments), = entry.items()
+            arguments = dict(arguments or {})
+            weight = arguments.pop("weight", 1.0)
+            self.terms.append((weight, LOSSES.build({**arguments, "name": name})))
+
+    @full_precision
+    def __call__(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        return sum(weight * term(logits, labels) for weight, term in self.terms)
+
+
+CONTEXT = ("run", "losses", "metrics")
 
 
 def decide_classes(class_num: Optional[int], output_dim: int, class_count: Optional[int]) -> int:
@@ -42,7 +87,8 @@ class Classification(Method):
     published_rates: Tuple[str, float, float]
     # Only the trunk of Global.pretrained_model is used: a classifier starts afresh (Global.checkpoint resumes one).
     pretrained_part = "trunk"
-    allow_untrained_trunk = True
+    is_classifier = True
+    has_embedding = False
     prototype_heads = "none"
 
     def __init__(self, model: Network, classes: int, losses, metrics):
@@ -81,13 +127,13 @@ class LinearProbe(Classification):
     published_rates = ("Momentum", 0.3, 0.3)
 
     def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, global_pooling: bool = True,
-                 use_bn: bool = False, allow_untrained_trunk: bool = False, class_count: Optional[int] = None,
+                 use_bn: bool = False, allow_untrained_trunk: bool = False, run: RunFacts = RunFacts(),
                  losses=None, metrics=None):
         for key in ("output_dim", "nmb_prototypes", "hidden_mlp"):
             if backbone.get(key):
                 raise UserError(f"Model.backbone.{key} {backbone[key]}: a linear probe reads the trunk itself, not "
                                 "projection head or prototypes; drop the key")
-        classes = decide_classes(class_num, 0, class_count)
+        classes = decide_classes(class_num, 0, run.class_count)
         own = dict(class_num=classes, global_pooling=global_pooling, use_bn=use_bn)
         super().__init__(build_network(backbone, "linearprobe", **own), classes, losses, metrics)
         self.allow_untrained_trunk = allow_untrained_trunk
@@ -104,11 +150,11 @@ class FineTune(Classification):
 
     published_rates = ("Momentum", 0.01, 0.02)
 
-    def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, class_count: Optional[int] = None,
+    def __init__(self, backbone: Dict[str, Any], class_num: Optional[int] = None, run: RunFacts = RunFacts(),
                  losses=None, metrics=None):
         for key in ("nmb_prototypes", "normalize", "eval_mode", "hidden_mlp"):
             if backbone.get(key):
                 raise UserError(f"Model.backbone.{key} {backbone[key]} makes no sense for fine-tuning: the classifier "
                                 "is one Linear on pooled features; drop the key")
-        classes = decide_classes(class_num, backbone.get("output_dim", 0), class_count)
+        classes = decide_classes(class_num, backbone.get("output_dim", 0), run.class_count)
         super().__init__(build_network(backbone, "finetune", class_num=classes), classes, losses, metrics)

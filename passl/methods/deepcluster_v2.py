@@ -1,20 +1,20 @@
 """DeepCluster-v2: k-means labels from the last epoch's embeddings (Caron et al. 2020, appendix D)."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import paddle
 
 from passl.clustering.kmeans import kmeans
 from passl.errors import UserError
+from passl.methods.base import RunFacts
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
 
 LEGACY = {"freeze_prototypes_niters": "prototypes are the centroids and never trained by gradient"}
 
 
-@METHODS.register("DeepClusterV2", "deepclusterv2_{trunk}_pretrain", legacy=LEGACY,
-                  context=("batch_size", "world_size", "iterations_per_epoch", "crop_count", "dataset_size", "seed"))
+@METHODS.register("DeepClusterV2", "deepclusterv2_{trunk}_pretrain", legacy=LEGACY, context=("run",))
 class DeepClusterV2(EpochLabels):
     """Spherical k-means on the memory bank at every epoch; its centroids become the prototypes.
 
@@ -28,12 +28,9 @@ class DeepClusterV2(EpochLabels):
     kmeans_iterations: updates of the centroids, 10 in the original.
     """
 
-    def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, crops_for_assign: List[int] = (0, 1),
-                 nmb_crops: Optional[List[int]] = None, kmeans_iterations: int = 10, batch_size: int = 1,
-                 world_size: int = 1, iterations_per_epoch: int = 1, crop_count: Optional[int] = None,
-                 dataset_size: int = 1, seed: int = 0):
-        super().__init__(backbone, temperature, crops_for_assign, nmb_crops, batch_size, world_size,
-                         iterations_per_epoch, crop_count, dataset_size, seed)
+    def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, crops_for_assign: Sequence[int] = (0, 1),
+                 nmb_crops: Optional[List[int]] = None, kmeans_iterations: int = 10, run: RunFacts = RunFacts()):
+        super().__init__(backbone, temperature, crops_for_assign, nmb_crops, run)
         if kmeans_iterations < 0:
             raise UserError(f"Model.kmeans_iterations is {kmeans_iterations} and must not be below 0: 10 is usual")
         self.kmeans_iterations = kmeans_iterations

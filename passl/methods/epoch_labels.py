@@ -10,9 +10,8 @@ import paddle.nn.functional as F
 
 from passl import distributed
 from passl.errors import UserError
-from passl.methods.base import Method, check_positive, full_precision
-from passl.methods.label_table import labels_of_checkpoint, sparse_clusters_advice
-from passl.methods.memory_bank import MemoryBank
+from passl.methods.base import Method, RunFacts, Step, check_positive, features_of_images, full_precision
+from passl.methods.memory_bank import MemoryBank, check_fillable, labels_of_checkpoint, sparse_clusters
 from passl.methods.swav import check_crops
 from passl.models.build import build_network
 from passl.models.heads import Prototypes
@@ -44,43 +43,37 @@ class EpochLabels(Method):
     A subclass defines `label(head, embeddings, epoch)` -> HeadLabels.
     """
 
-    needs_memory_pass = True
     prototype_heads = "several"
     published_rates = ("MomentumLARC", 0.3, 0.6)  # 4.8 at 4096
 
     def __init__(self, backbone: Dict[str, Any], temperature: float, crops_for_assign: Sequence[int],
-                 nmb_crops: Optional[Sequence[int]], batch_size: int, world_size: int, iterations_per_epoch: int,
-                 crop_count: Optional[int], dataset_size: int, seed: int, soft: bool = False):
+                 nmb_crops: Optional[Sequence[int]], run: RunFacts, soft: bool = False):
         if not backbone.get("nmb_prototypes"):
             raise UserError(f"{type(self).__name__} needs prototypes: set Model.backbone.nmb_prototypes, one number "
                             "for each head ([3000, 3000, 3000] for ImageNet)")
-        check_crops(crops_for_assign, nmb_crops, crop_count)
+        check_crops(crops_for_assign, nmb_crops, run.crop_count)
         check_positive(temperature=(temperature, 0.1))
         self.model = build_network(backbone, "pretrain")
         self.network = self.model
         self.temperature = temperature
         self.crops_for_assign = list(crops_for_assign)
-        self.dataset_size, self.seed = dataset_size, seed
+        self.dataset_size, self.seed = run.dataset_size, run.seed
         self.epoch = 0
         self.dtype = paddle.get_default_dtype()
-        self.bank = MemoryBank(len(self.crops_for_assign), iterations_per_epoch * batch_size, backbone["output_dim"],
-                               self.dtype)
-        self.labels = paddle.full([len(self.heads()), dataset_size], UNLABELLED, "int64")
-        self.counts = [np.zeros(head.weight.shape[1], np.int64) for head in self.heads()]
-        images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
-        largest = max(len(count) for count in self.counts)
-        if largest > images:
-            raise UserError(f"the {images} images of an epoch cannot fill {largest} clusters: lower "
-                            "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
-                            f"{max(2, images // 50)}")
+        self.bank = MemoryBank(len(self.crops_for_assign), run.iterations_per_epoch * run.batch_size,
+                               backbone["output_dim"], self.dtype)
+        self.labels = paddle.full([len(self.heads()), run.dataset_size], UNLABELLED, "int64")
+        sizes = self.model.head_sizes
+        self.counts = [np.zeros(size, np.int64) for size in sizes]
+        check_fillable(max(sizes), run.images_per_epoch)
         self.targets: Optional[List[np.ndarray]] = None  # soft labels, for each head [N, K]; in host memory
         if soft:
-            size = 4 * dataset_size * sum(len(count) for count in self.counts) / 2 ** 30
+            size = 4 * run.dataset_size * sum(sizes) / 2 ** 30
             if size > 8:
-                warnings.warn(f"soft labels of {dataset_size} images take {size:.0f} GiB of host memory in every "
+                warnings.warn(f"soft labels of {run.dataset_size} images take {size:.0f} GiB of host memory in every "
                               f"process and {size:.0f} GiB of every checkpoint; Model.assignment: hard needs none of "
                               "it", stacklevel=2)
-            self.targets = [np.zeros([dataset_size, len(count)], self.dtype) for count in self.counts]
+            self.targets = [np.zeros([run.dataset_size, size], self.dtype) for size in sizes]
         self._pending: List[Any] = []  # embeddings and indices of the current step; stored when the step has worked
 
     def heads(self) -> List[Prototypes]:
@@ -90,24 +83,26 @@ class EpochLabels(Method):
         """Labels of this rank's bank rows [n, D], joint over all ranks."""
         raise NotImplementedError
 
-    def advice(self, global_batch, images, epochs):
-        return sparse_clusters_advice(max(len(count) for count in self.counts), images)
+    def advice(self, run):
+        return sparse_clusters(max(self.model.head_sizes), run.dataset_size)
 
     # ---------------------------------------------------------------------------------------------- once an epoch
-    @paddle.no_grad()
-    def on_epoch_start(self, epoch, batches=None):
-        self.epoch = epoch
-        if not self.bank.filled:
-            self._fill_bank(batches())
-        with paddle.amp.auto_cast(enable=False):
-            self._label_all(epoch)
-        self.bank.start_epoch()
+    def due_pass(self, position):
+        return 0 if self.bank.filled else 1
 
-    def _fill_bank(self, batches) -> None:
+    @paddle.no_grad()
+    def on_pass(self, position, batches):
         """One forward pass for each assignment crop of each batch, as the original: batch norm sees one crop a time."""
-        for batch in batches:
+        for batch in batches():
             rows = [self.model(batch["crops"][crop])[0] for crop in self.crops_for_assign]
             self.bank.push(paddle.stack(rows), batch["index"].numpy())
+
+    @paddle.no_grad()
+    @full_precision
+    def on_epoch_start(self, epoch):
+        self.epoch = epoch
+        self._label_all(epoch)
+        self.bank.start_epoch()
 
     def _label_all(self, epoch: int) -> None:
         indices = distributed.all_gather_rows(paddle.to_tensor(self.bank.indices)).numpy()
@@ -116,7 +111,7 @@ class EpochLabels(Method):
             found = self.label(head, self.bank.embeddings(head % len(self.crops_for_assign)), epoch)
             table[head, indices] = distributed.all_gather_rows(paddle.to_tensor(found.hard)).numpy()
             self.counts[head] = found.counts
-            if self.targets is not None:
+            if self.targets is not None and found.soft is not None:
                 self._spread_soft(found.soft, self.targets[head])
         self.labels = paddle.to_tensor(table)
 
@@ -148,15 +143,15 @@ class EpochLabels(Method):
     def training_step(self, batch, plan):
         labels, labelled = plan
         crops = batch["crops"]
-        embedding, scores = self.network(crops)
+        embedding, scores, features = self.network(crops, with_features=True)
         scores = scores if isinstance(scores, list) else [scores]
         rows = embedding.detach().reshape([len(crops), -1, embedding.shape[-1]])
         self._pending.append((paddle.stack([rows[crop] for crop in self.crops_for_assign]), batch["index"]))
         loss = self._loss(scores, labels, labelled, batch["index"], len(crops))
         used = [(count > 0).mean() for count in self.counts]
-        return loss, {
-            "labelled": (labels[0] >= 0).astype("float32").mean(),
-            "clusters_used": paddle.to_tensor(float(np.mean(used)))}
+        return Step(loss, {"labelled": (labels[0] >= 0).astype("float32").mean(),
+                           "clusters_used": paddle.to_tensor(float(np.mean(used)))},
+                    features_of_images(features, crops))
 
     @full_precision
     def _loss(self, scores, labels, labelled, index, crops):

@@ -1,4 +1,7 @@
-"""Embeddings of the last epoch by sample index: what DeepCluster-v2 and SeLa-v2 cluster (SwAV paper, appendix D)."""
+"""Embeddings of an epoch by sample index, and the tables of labels that clustering the whole data set makes of them.
+
+DeepCluster-v2, SeLa-v2 (SwAV paper, appendix D) and SeLa use both.
+"""
 from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
@@ -8,6 +11,36 @@ import paddle
 
 from passl import distributed
 from passl.errors import UserError
+from passl.findings import Finding, warning
+
+FEW_IMAGES = 5  # fewer for a cluster are worth a warning; ImageNet has 427
+
+
+def check_fillable(largest: int, images: int) -> None:
+    """Refuse `largest`, the most clusters of a head, when an epoch shows fewer images."""
+    if largest > images:
+        raise UserError(f"the {images} images of an epoch cannot fill {largest} clusters: lower "
+                        "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
+                        f"{max(2, images // 50)}")
+
+
+def sparse_clusters(largest: int, images: int) -> List[Finding]:
+    """A warning when `largest`, the most clusters of a head, leaves few of the `images` for each."""
+    if images >= FEW_IMAGES * largest:
+        return []
+    return [warning(f"Model.backbone.nmb_prototypes {largest} leaves {images / largest:.1f} of the {images} training "
+                    "images for a cluster, so that labels say little but which image it is",
+                    f"about 10 clusters per expected class are usual, e.g. {max(2, images // 50)}")]
+
+
+def labels_of_checkpoint(saved: np.ndarray, labels: paddle.Tensor) -> np.ndarray:
+    """`saved`, integers [T heads, N images], when it is a table of as many as this run's `labels`; else UserError."""
+    saved = np.asarray(saved)
+    if saved.shape != tuple(labels.shape):
+        raise UserError(f"the checkpoint labels {saved.shape[1]} images for {saved.shape[0]} heads, this run has "
+                        f"{labels.shape[1]} and {labels.shape[0]}: resume with the data it was started with, or start "
+                        "a new run from its weights with Global.pretrained_model")
+    return saved
 
 
 class MemoryBank:

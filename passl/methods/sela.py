@@ -6,7 +6,8 @@ objective, -<Q, log P>.
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List
+import math
+from typing import Any, Dict, List, Literal
 
 import numpy as np
 import paddle
@@ -15,17 +16,33 @@ import paddle.nn.functional as F
 from passl import distributed
 from passl.clustering.balanced_labels import balanced_labels
 from passl.errors import UserError
-from passl.methods.base import Method, check_positive, full_precision
-from passl.methods.label_schedule import label_steps
-from passl.methods.label_table import labels_of_checkpoint, sparse_clusters_advice
-from passl.methods.memory_bank import MemoryBank
+from passl.findings import warning
+from passl.methods.base import Method, RunFacts, Step, check_positive, features_of_images, full_precision
+from passl.methods.memory_bank import MemoryBank, check_fillable, labels_of_checkpoint, sparse_clusters
 from passl.models.build import build_network
 from passl.models.heads import cluster_counts
 from passl.registry import METHODS
 
 
-@METHODS.register("SeLa", "sela_{trunk}_pretrain",
-                  context=("batch_size", "world_size", "iterations_per_epoch", "epochs", "dataset_size", "seed"))
+def label_steps(count: int, steps: int, power: float = 2.0) -> List[int]:
+    """Steps of a run of `steps` before which labels are optimised, ascending, `count` of them.
+
+    Optimisation j of `count` stands before step (steps - 1) (j / (count - 1))^power, rounded up: the first before the
+    first step, the last before the last one. With power 2 they are dense at first, while the network changes fast, and
+    ever further apart.
+
+    The original counts images: (E + 1.01) N (j / (count - 1))^2, where its `--epochs E` runs E + 1 epochs. Here
+    Global.epochs is what is run and a dropped last batch is no part of it, so the same curve is laid over the steps
+    there are; on ImageNet with batch 256 and 401 epochs the two differ by less than 0.03 epochs. Several optimisations
+    of a short run may share a step.
+    """
+    if count == 1:
+        return [0]
+    places = [(steps - 1) * (number / (count - 1)) ** power for number in range(count)]
+    return [math.ceil(round(place, 6)) for place in places]  # 3.0000000004 is 3
+
+
+@METHODS.register("SeLa", "sela_{trunk}_pretrain", context=("run",))
 class SeLa(Method):
     """Hard labels of the whole data set under equipartition, optimised at a fixed number of moments of the run.
 
@@ -54,38 +71,29 @@ class SeLa(Method):
     published_rates = ("Momentum", 0.05, 0.08)  # the original's README; what its scripts run with
 
     def __init__(self, backbone: Dict[str, Any], temperature: float = 1.0, exponent: float = 25.0,
-                 label_optimizations: int = 100, label_schedule_power: float = 2.0, label_pass_mode: str = "train",
-                 sinkhorn_tolerance: float = 0.1, sinkhorn_tolerance_mode: str = "sum",
-                 sinkhorn_max_iterations: int = 2000, batch_size: int = 1, world_size: int = 1,
-                 iterations_per_epoch: int = 1, epochs: int = 1, dataset_size: int = 1, seed: int = 0):
+                 label_optimizations: int = 100, label_schedule_power: float = 2.0,
+                 label_pass_mode: Literal["train", "eval"] = "train", sinkhorn_tolerance: float = 0.1,
+                 sinkhorn_tolerance_mode: Literal["mean", "sum"] = "sum", sinkhorn_max_iterations: int = 2000,
+                 run: RunFacts = RunFacts()):
         clusters = cluster_counts(backbone)
-        if sinkhorn_tolerance_mode not in ("mean", "sum"):
-            raise UserError(f"Model.sinkhorn_tolerance_mode is '{sinkhorn_tolerance_mode}'; choose mean or sum")
-        if label_pass_mode not in ("train", "eval"):
-            raise UserError(f"Model.label_pass_mode is '{label_pass_mode}'; choose train or eval")
         if label_optimizations < 1:
             raise UserError(f"Model.label_optimizations is {label_optimizations}: without any, the labels stay random "
                             "and nothing is learnt; 100 is usual, at least 1")
         check_positive(temperature=(temperature, 1.0), exponent=(exponent, 25.0),
                        label_schedule_power=(label_schedule_power, 2.0), sinkhorn_tolerance=(sinkhorn_tolerance, 0.1),
                        sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
-        images = min(dataset_size, iterations_per_epoch * batch_size * world_size)
-        if max(clusters) > images:
-            raise UserError(f"the {images} images of an epoch cannot fill {max(clusters)} clusters: lower "
-                            "Model.backbone.nmb_prototypes (about 10 per expected class), e.g. to "
-                            f"{max(2, images // 50)}")
+        check_fillable(max(clusters), run.images_per_epoch)
         self.model = self.network = self.build_network(backbone)
-        self.clusters = clusters
         self.temperature = temperature
         self.label_pass_mode = label_pass_mode
-        self.transport = dict(temperature=temperature, exponent=exponent, tolerance=sinkhorn_tolerance,
-                              tolerance_mode=sinkhorn_tolerance_mode, max_iterations=sinkhorn_max_iterations)
-        self.label_steps = np.array(label_steps(label_optimizations, epochs * iterations_per_epoch,
-                                                label_schedule_power))
+        self.transport: Dict[str, Any] = dict(
+            temperature=temperature, exponent=exponent, tolerance=sinkhorn_tolerance,
+            tolerance_mode=sinkhorn_tolerance_mode, max_iterations=sinkhorn_max_iterations)
+        self.label_steps = np.array(label_steps(label_optimizations, run.steps, label_schedule_power))
         self.optimizations_done = 0
-        self.rows = iterations_per_epoch * batch_size  # of a pass, on this rank
+        self.rows = run.iterations_per_epoch * run.batch_size  # of a pass, on this rank
         self.dtype = paddle.get_default_dtype()
-        self._set_labels(initial_labels(clusters, dataset_size, seed))
+        self._set_labels(initial_labels(clusters, run.dataset_size, run.seed))
         self.labels_changed = 0.0  # share of labels that the last optimisation replaced
 
     @classmethod
@@ -94,29 +102,29 @@ class SeLa(Method):
 
     def _set_labels(self, table: np.ndarray) -> None:
         self.labels = paddle.to_tensor(table)  # int64 [T, N]
-        self.counts = [np.bincount(row, minlength=count) for row, count in zip(table, self.clusters)]
+        self.counts = [np.bincount(row, minlength=count) for row, count in zip(table, self.model.head_sizes)]
         self.clusters_used = float(np.mean([(count > 0).mean() for count in self.counts]))
 
-    def advice(self, global_batch, images, epochs):
-        warnings = sparse_clusters_advice(max(self.clusters), images)
+    def advice(self, run):
+        findings = sparse_clusters(max(self.model.head_sizes), run.dataset_size)
         moments = len(set(self.label_steps.tolist()))
         if moments < len(self.label_steps):
-            warnings.append(f"Model.label_optimizations {len(self.label_steps)} fall on {moments} steps of this run: "
-                            f"labels are computed {moments} times")
-        return warnings
+            findings.append(warning(f"Model.label_optimizations {len(self.label_steps)} fall on {moments} steps of "
+                                    f"this run: labels are computed {moments} times"))
+        return findings
 
     # ---------------------------------------------------------------------------------------------- labels
     def _scheduled(self, position: int) -> int:
         """How many optimisations lie at or before this place in the schedule."""
         return int(np.searchsorted(self.label_steps, position, side="right"))
 
-    def pass_is_due(self, position):
+    def due_pass(self, position):
         # Counted, not looked up by step: an optimisation is made once, also when a run goes on with another batch size
         # and its step does not occur any more.
-        return self._scheduled(position) > self.optimizations_done
+        return position + 2 if self._scheduled(position) > self.optimizations_done else 0
 
     @paddle.no_grad()
-    def on_pass(self, position: int, batches: Callable[[], Iterable[Dict[str, Any]]]) -> None:
+    def on_pass(self, position, batches):
         """Replace the labels of all images that `batches()` shows, by their first crop; the others keep theirs."""
         if self.label_pass_mode == "eval":
             self.model.eval()
@@ -147,10 +155,11 @@ class SeLa(Method):
     # ---------------------------------------------------------------------------------------------- one step
     def training_step(self, batch, plan):
         crops = batch["crops"]
-        _, logits = self.network(crops)
+        features, logits = self.network(crops)
         loss = self._loss(logits, paddle.index_select(self.labels, batch["index"], axis=1), len(crops))
-        return loss, {"clusters_used": paddle.to_tensor(self.clusters_used),
-                      "labels_changed": paddle.to_tensor(self.labels_changed)}
+        return Step(loss, {"clusters_used": paddle.to_tensor(self.clusters_used),
+                           "labels_changed": paddle.to_tensor(self.labels_changed)},
+                    features_of_images(features, crops))
 
     @full_precision
     def _loss(self, logits: List[paddle.Tensor], labels: paddle.Tensor, crops: int) -> paddle.Tensor:

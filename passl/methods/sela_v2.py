@@ -5,19 +5,16 @@ prototypes that are learned. What is left open (epsilon, stopping rule, hard or 
 """
 from __future__ import annotations
 
-import math
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Literal, Optional, Sequence
 
 from passl.arrays import to_numpy
 from passl.clustering.balanced_labels import balanced_labels
-from passl.errors import UserError
-from passl.methods.base import check_positive
+from passl.methods.base import RunFacts, check_positive, freeze_length
 from passl.methods.epoch_labels import EpochLabels, HeadLabels
 from passl.registry import METHODS
 
 
-@METHODS.register("SeLaV2", "selav2_{trunk}_pretrain",
-                  context=("batch_size", "world_size", "iterations_per_epoch", "crop_count", "dataset_size", "seed"))
+@METHODS.register("SeLaV2", "selav2_{trunk}_pretrain", context=("run",))
 class SeLaV2(EpochLabels):
     """Optimal-transport labels under equipartition at every epoch; prototypes are trained by gradient.
 
@@ -38,29 +35,22 @@ class SeLaV2(EpochLabels):
     """
 
     def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, epsilon: float = 0.05,
-                 sinkhorn_tolerance: float = 1e-3, sinkhorn_tolerance_mode: str = "mean",
-                 sinkhorn_max_iterations: int = 2000, assignment: str = "hard", crops_for_assign: List[int] = (0, 1),
-                 nmb_crops: Optional[List[int]] = None, freeze_prototypes_niters: int = 313,
-                 freeze_prototypes_epochs: Optional[float] = None, batch_size: int = 1, world_size: int = 1,
-                 iterations_per_epoch: int = 1, crop_count: Optional[int] = None, dataset_size: int = 1, seed: int = 0):
-        if assignment not in ("soft", "hard"):
-            raise UserError(f"Model.assignment is '{assignment}'; choose soft or hard")
-        if sinkhorn_tolerance_mode not in ("mean", "sum"):
-            raise UserError(f"Model.sinkhorn_tolerance_mode is '{sinkhorn_tolerance_mode}'; choose mean or sum")
+                 sinkhorn_tolerance: float = 1e-3, sinkhorn_tolerance_mode: Literal["mean", "sum"] = "mean",
+                 sinkhorn_max_iterations: int = 2000, assignment: Literal["soft", "hard"] = "hard",
+                 crops_for_assign: Sequence[int] = (0, 1), nmb_crops: Optional[List[int]] = None,
+                 freeze_prototypes_niters: int = 313, freeze_prototypes_epochs: Optional[float] = None,
+                 run: RunFacts = RunFacts()):
         check_positive(epsilon=(epsilon, 0.05), sinkhorn_tolerance=(sinkhorn_tolerance, 1e-3),
                        sinkhorn_max_iterations=(sinkhorn_max_iterations, 2000))
-        super().__init__(backbone, temperature, crops_for_assign, nmb_crops, batch_size, world_size,
-                         iterations_per_epoch, crop_count, dataset_size, seed, soft=assignment == "soft")
-        self.transport = dict(temperature=temperature, exponent=temperature / epsilon, tolerance=sinkhorn_tolerance,
-                              tolerance_mode=sinkhorn_tolerance_mode, max_iterations=sinkhorn_max_iterations,
-                              soft=assignment == "soft")
-        self.frozen_steps = freeze_prototypes_niters
-        if freeze_prototypes_epochs is not None:
-            self.frozen_steps = math.ceil(freeze_prototypes_epochs * iterations_per_epoch)
+        super().__init__(backbone, temperature, crops_for_assign, nmb_crops, run, soft=assignment == "soft")
+        self.transport: Dict[str, Any] = dict(
+            temperature=temperature, exponent=temperature / epsilon, tolerance=sinkhorn_tolerance,
+            tolerance_mode=sinkhorn_tolerance_mode, max_iterations=sinkhorn_max_iterations, soft=assignment == "soft")
+        self.frozen_steps = freeze_length(freeze_prototypes_niters, freeze_prototypes_epochs, run)
 
-    def on_epoch_start(self, epoch, batches=None):
+    def on_epoch_start(self, epoch):
         self.model.normalize_prototypes()
-        super().on_epoch_start(epoch, batches)
+        super().on_epoch_start(epoch)
 
     def label(self, head, embeddings, epoch):
         # Soft labels come back on the host only for rows that are there; the work is done on the device either way.
@@ -73,6 +63,6 @@ class SeLaV2(EpochLabels):
         self.model.normalize_prototypes()
         return super().training_step(batch, plan)
 
-    def after_backward(self, step):
-        if step < self.frozen_steps:
+    def after_backward(self, position):
+        if position < self.frozen_steps:
             self.model.hold_prototypes()

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Literal, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -10,7 +10,17 @@ import paddle.nn.functional as F
 
 from passl.clustering.sinkhorn import harden, sinkhorn
 from passl.errors import UserError
-from passl.methods.base import Method, check_not_negative, check_positive, full_precision
+from passl.findings import Finding, warning
+from passl.methods.base import (
+    Method,
+    RunFacts,
+    Step,
+    check_not_negative,
+    check_positive,
+    features_of_images,
+    freeze_length,
+    full_precision,
+)
 from passl.methods.embedding_queue import EmbeddingQueue
 from passl.models.build import build_network
 from passl.registry import METHODS
@@ -63,8 +73,7 @@ def check_crops(crops_for_assign: Sequence[int], nmb_crops: Optional[Sequence[in
                         f"{crop_count - 1}")
 
 
-@METHODS.register("SwAV", "swav_{trunk}_pretrain",
-                  context=("batch_size", "world_size", "iterations_per_epoch", "crop_count"),
+@METHODS.register("SwAV", "swav_{trunk}_pretrain", context=("run",),
                   legacy={"apex": "synchronised batch norm is set in DistributedStrategy.sync_batch_norm"})
 class SwAV(Method):
     """Queue, joint Sinkhorn assignment and swapped loss on a multi-crop network.
@@ -86,13 +95,10 @@ class SwAV(Method):
     published_rates = ("MomentumLARC", 0.3, 0.8)  # 4.8 at 4096, 0.6 at 256, 4.8 at 1536 (w5)
 
     def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, epsilon: float = 0.05,
-                 sinkhorn_iterations: int = 3, crops_for_assign: List[int] = (0, 1),
+                 sinkhorn_iterations: int = 3, crops_for_assign: Sequence[int] = (0, 1),
                  nmb_crops: Optional[List[int]] = None, queue_length: int = 0, epoch_queue_starts: int = 15,
                  freeze_prototypes_niters: int = 313, freeze_prototypes_epochs: Optional[float] = None,
-                 assignment: str = "soft", batch_size: int = 1, world_size: int = 1,
-                 iterations_per_epoch: int = 1, crop_count: Optional[int] = None):
-        if assignment not in ("soft", "hard"):
-            raise UserError(f"Model.assignment is '{assignment}'; choose soft or hard")
+                 assignment: Literal["soft", "hard"] = "soft", run: RunFacts = RunFacts()):
         if not backbone.get("nmb_prototypes"):
             raise UserError("SwAV needs prototypes: set Model.backbone.nmb_prototypes (about 10 per expected class; "
                             "3000 for ImageNet)")
@@ -102,8 +108,8 @@ class SwAV(Method):
                        sinkhorn_iterations=(sinkhorn_iterations, 3))
         check_not_negative(epoch_queue_starts=epoch_queue_starts, freeze_prototypes_niters=freeze_prototypes_niters,
                            queue_length=queue_length, freeze_prototypes_epochs=freeze_prototypes_epochs or 0)
-        check_crops(crops_for_assign, nmb_crops, crop_count)
-        if crop_count is not None and crop_count < 2:
+        check_crops(crops_for_assign, nmb_crops, run.crop_count)
+        if run.crop_count is not None and run.crop_count < 2:
             raise UserError("SwAV predicts one crop's assignment from another: set num_crops to at least 2 in all")
         self.model = build_network(backbone, "pretrain")
         self.network = self.model
@@ -115,11 +121,8 @@ class SwAV(Method):
         self.assigned_views = list(crops_for_assign)
         self.queue_of_view = list(range(len(self.assigned_views)))
         self.epoch_queue_starts = epoch_queue_starts
-        self.iterations_per_epoch = iterations_per_epoch
-        self.frozen_steps = freeze_prototypes_niters
+        self.frozen_steps = freeze_length(freeze_prototypes_niters, freeze_prototypes_epochs, run)
         self.is_frozen_by_epochs = freeze_prototypes_epochs is not None
-        if freeze_prototypes_epochs is not None:
-            self.frozen_steps = math.ceil(freeze_prototypes_epochs * iterations_per_epoch)
         self.hard = assignment == "hard"
         self.uniform_loss = math.log(backbone["nmb_prototypes"])
         self.epoch = 0
@@ -127,28 +130,35 @@ class SwAV(Method):
         self.queue = None
         self.asked_queue_length = queue_length
         if queue_length:
-            self.queue = EmbeddingQueue(len(self.crops_for_assign), queue_length, batch_size * world_size, world_size,
+            self.queue = EmbeddingQueue(len(self.crops_for_assign), queue_length, run.global_batch, run.world_size,
                                         backbone["output_dim"], paddle.get_default_dtype())
 
     # ---------------------------------------------------------------------------------------------- one step
-    def views(self, batch: Dict[str, Any]) -> List[paddle.Tensor]:
-        """What the network is given: the crops (Un-Mix adds mixtures of them)."""
-        return batch["crops"]
+    def views(self, batch: Dict[str, Any]) -> Tuple[List[paddle.Tensor], Any]:
+        """(what the network is given: the crops, and with Un-Mix mixtures of them; what `loss` must know of it)."""
+        return batch["crops"], None
 
-    def loss(self, scores: paddle.Tensor, targets: paddle.Tensor):
-        """(loss, its named parts) from scores [V, B, K] of all views and targets [A, B, K] of the assigned ones."""
+    def shows_image(self, view: int) -> bool:
+        """Whether a view is of one image, and no mixture."""
+        return True
+
+    def loss(self, scores: paddle.Tensor, targets: paddle.Tensor, mixture: Any = None):
+        """(loss, its named parts) from scores [V, B, K] of all views and targets [A, B, K] of the assigned ones.
+
+        mixture: what `views` has returned beside them.
+        """
         return swapped_loss(scores, targets, self.crops_for_assign, self.temperature), {}
 
     def training_step(self, batch, plan):
-        views = self.views(batch)
+        views, mixture = self.views(batch)
         self.model.release_prototypes()
         self.model.normalize_prototypes()
-        embedding, scores = self.network(views)
+        embedding, scores, features = self.network(views, with_features=True)
         embedding = embedding.detach().reshape([len(views), -1, embedding.shape[-1]])
         scores = scores.reshape([len(views), -1, scores.shape[-1]])
         targets, statistics = plan or self.assign(embedding, scores.detach())
-        loss, parts = self.loss(scores, targets)
-        return loss, {**statistics, **parts}
+        loss, parts = self.loss(scores, targets, mixture)
+        return Step(loss, {**statistics, **parts}, features_of_images(features, views, self.shows_image))
 
     @paddle.no_grad()
     @full_precision
@@ -187,7 +197,7 @@ class SwAV(Method):
         embeddings, scores = [], []
         with paddle.no_grad():
             for batch in batches:
-                views = self.views(batch)
+                views, _ = self.views(batch)
                 embedding, score = self.network(views)
                 embeddings.append(embedding.reshape([len(views), -1, embedding.shape[-1]]))
                 scores.append(score.reshape([len(views), -1, score.shape[-1]]))
@@ -195,57 +205,57 @@ class SwAV(Method):
         targets, statistics = self.assign(paddle.concat(embeddings, axis=1), paddle.concat(scores, axis=1))
         return [(part, statistics) for part in paddle.split(targets, sizes, axis=1)]
 
-    def after_backward(self, step):
-        if step < self.frozen_steps:
+    def after_backward(self, position):
+        if position < self.frozen_steps:
             self.model.hold_prototypes()
 
     # ---------------------------------------------------------------------------------------------- epochs, state
-    def advice(self, global_batch, images, epochs):
-        prototypes, warnings = self.usage.shape[0], []
+    def advice(self, run):
+        prototypes, images, queued = self.usage.shape[0], run.dataset_size, self.queue.total_length if self.queue else 0
+        assigned, findings = run.global_batch + queued, []
         if prototypes > images:
-            warnings.append(f"Model.backbone.nmb_prototypes {prototypes} exceeds the {images} training images: most "
-                            f"prototypes stay empty; about 10 per expected class is usual, e.g. {max(2, images // 50)}")
-        assigned = global_batch + (self.queue.total_length if self.queue is not None else 0)
+            findings.append(warning(f"Model.backbone.nmb_prototypes {prototypes} exceeds the {images} training images",
+                                    "most prototypes stay empty, about 10 per expected class is usual",
+                                    f"Model.backbone.nmb_prototypes={max(2, images // 50)}"))
         if prototypes > 12 * assigned:
-            warnings.append(f"each assignment spreads {assigned} images over {prototypes} prototypes; a queue "
-                            f"(Model.queue_length of about {prototypes}) or fewer prototypes make it well defined")
-        return warnings + self._queue_advice(global_batch, epochs) + self._release_advice(epochs)
+            findings.append(warning(f"each assignment spreads {assigned} images over {prototypes} prototypes",
+                                    "a queue or fewer prototypes make it well defined",
+                                    f"Model.queue_length={prototypes}"))
+        return findings + (self._queue_advice(run, queued) if queued else []) + self._release_advice(run)
 
-    def _queue_advice(self, global_batch: int, epochs: int) -> List[str]:
+    def _queue_advice(self, run: RunFacts, length: int) -> List[Finding]:
         """A queue that the run ends before it is used."""
-        if self.queue is None:
-            return []
-        length, start, steps = self.queue.total_length, self.epoch_queue_starts, epochs * self.iterations_per_epoch
-        filled = start * self.iterations_per_epoch + length // global_batch
-        remedy = f"-o Model.epoch_queue_starts={epochs // 10} starts it earlier, -o Model.queue_length=0 does without"
-        if start >= epochs:
-            return [f"the queue (Model.queue_length {length}) is never used: it starts in epoch {start}, counted from "
-                    f"0 (Model.epoch_queue_starts), and the run has {epochs}; {remedy}"]
-        if filled >= steps:
-            return [f"the queue (Model.queue_length {length}) never gets full and is not used before: that would take "
-                    f"{filled} steps, {length // global_batch} of them from epoch {start} on, and the run has {steps}; "
-                    f"a shorter queue gets full sooner, and {remedy}"]
+        start, filling = self.epoch_queue_starts, length // run.global_batch
+        filled = start * run.iterations_per_epoch + filling
+        remedies = f"Model.epoch_queue_starts={run.epochs // 10}", "Model.queue_length=0"
+        if start >= run.epochs:
+            return [warning(f"the queue (Model.queue_length {length}) is never used: it starts in epoch {start}, "
+                            f"counted from 0 (Model.epoch_queue_starts), and the run has {run.epochs}",
+                            "start it earlier or do without", *remedies)]
+        if filled >= run.steps:
+            return [warning(f"the queue (Model.queue_length {length}) never gets full and is not used before: that "
+                            f"would take {filled} steps, {filling} of them from epoch {start} on, and the run has "
+                            f"{run.steps}", "a shorter queue gets full sooner; or start it earlier, or do without",
+                            *remedies)]
         if length != self.asked_queue_length:
-            return [f"Model.queue_length {self.asked_queue_length} is rounded down to {length}, a multiple of the "
-                    f"global batch of {global_batch}"]
+            return [warning(f"Model.queue_length {self.asked_queue_length} is rounded down to {length}, a multiple of "
+                            f"the global batch of {run.global_batch}")]
         return []
 
-    def _release_advice(self, epochs: int) -> List[str]:
+    def _release_advice(self, run: RunFacts) -> List[Finding]:
         """Prototypes released long after an epoch, or never; not when it was said in epochs and so may be meant."""
-        steps = epochs * self.iterations_per_epoch
-        if self.is_frozen_by_epochs:
+        frozen = self.frozen_steps
+        if self.is_frozen_by_epochs or (frozen < run.steps and frozen <= 1.5 * run.iterations_per_epoch):
             return []
-        if 1.5 * self.iterations_per_epoch < self.frozen_steps < steps:
-            return [f"the prototypes stay frozen for {self.frozen_steps} steps (Model.freeze_prototypes_niters), which "
-                    f"are {self.frozen_steps / self.iterations_per_epoch:.1f} epochs of this data and batch; one is "
-                    "usual: -o Model.freeze_prototypes_epochs=1"]
-        if self.frozen_steps < steps:
-            return []
-        return [f"the prototypes are never released: Model.freeze_prototypes_niters is {self.frozen_steps} and the run "
-                f"has {steps} steps; -o Model.freeze_prototypes_epochs={max(1, epochs // 10)} counts in epochs of your "
-                f"data, and ={epochs} keeps them still on purpose"]
+        if frozen < run.steps:
+            return [warning(f"the prototypes stay frozen for {frozen} steps (Model.freeze_prototypes_niters), which "
+                            f"are {frozen / run.iterations_per_epoch:.1f} epochs of this data and batch",
+                            "one is usual", "Model.freeze_prototypes_epochs=1")]
+        return [warning(f"the prototypes are never released: Model.freeze_prototypes_niters is {frozen} and the run "
+                        f"has {run.steps} steps", f"count in epochs of your data; {run.epochs} keep them still on "
+                        "purpose", f"Model.freeze_prototypes_epochs={max(1, run.epochs // 10)}")]
 
-    def on_epoch_start(self, epoch, batches=None):
+    def on_epoch_start(self, epoch):
         self.epoch = epoch
         self.usage = paddle.zeros_like(self.usage)
 
@@ -254,14 +264,14 @@ class SwAV(Method):
 
     def undo_point(self):
         restore_buffers = super().undo_point()
-        queue = self.queue and (self.queue.entries, self.queue.filled)
-        usage = self.usage
+        usage, queue = self.usage, self.queue
+        queued = queue and (queue.entries, queue.filled)
 
         def restore():
             restore_buffers()
             self.usage = usage
-            if queue:
-                self.queue.entries, self.queue.filled = queue
+            if queue and queued:
+                queue.entries, queue.filled = queued
 
         return restore
 

@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Literal, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
 
 from passl.errors import UserError
-from passl.methods.base import full_precision
+from passl.methods.base import RunFacts, full_precision
 from passl.methods.swav import SwAV, swapped_loss
 from passl.registry import METHODS
 
@@ -78,8 +78,7 @@ def mix(crop: paddle.Tensor, mixture: Mixture, pair: int) -> paddle.Tensor:
     return paddle.where(inside.expand_as(crop), partner, crop)
 
 
-@METHODS.register("UnMixSwAV", "unmix_swav_{trunk}_pretrain",
-                  context=("batch_size", "world_size", "iterations_per_epoch", "crop_count", "seed"))
+@METHODS.register("UnMixSwAV", "unmix_swav_{trunk}_pretrain", context=("run",))
 class UnMixSwAV(SwAV):
     """SwAV whose even crops are also shown mixed with another image, weighted by how much of each image they hold.
 
@@ -95,29 +94,27 @@ class UnMixSwAV(SwAV):
     """
 
     def __init__(self, backbone: Dict[str, Any], temperature: float = 0.1, epsilon: float = 0.05,
-                 sinkhorn_iterations: int = 3, crops_for_assign: List[int] = (0, 1),
+                 sinkhorn_iterations: int = 3, crops_for_assign: Sequence[int] = (0, 1),
                  nmb_crops: Optional[List[int]] = None, queue_length: int = 0, epoch_queue_starts: int = 15,
                  freeze_prototypes_niters: int = 313, freeze_prototypes_epochs: Optional[float] = None,
-                 assignment: str = "soft", unmix_prob: float = 0.5, unmix_beta: float = 1.0,
-                 unmix_compat: str = "paper", batch_size: int = 1, world_size: int = 1, iterations_per_epoch: int = 1,
-                 crop_count: Optional[int] = None, seed: int = 0):
-        if unmix_compat not in ("paper", "reference"):
-            raise UserError(f"Model.unmix_compat is '{unmix_compat}'; choose paper or reference")
+                 assignment: Literal["soft", "hard"] = "soft", unmix_prob: float = 0.5, unmix_beta: float = 1.0,
+                 unmix_compat: Literal["paper", "reference"] = "paper", run: RunFacts = RunFacts()):
         if not 0 <= unmix_prob <= 1 or not unmix_beta > 0:
             raise UserError(f"Model.unmix_prob {unmix_prob} must lie between 0 and 1 and Model.unmix_beta "
                             f"{unmix_beta} above 0")
-        if crop_count is not None and crop_count % 2:
+        if run.crop_count is not None and run.crop_count % 2:
             raise UserError(f"Un-Mix takes crops in pairs, but DataLoader.Train.dataset.num_crops adds up to "
-                            f"{crop_count}: make every entry even")
+                            f"{run.crop_count}: make every entry even")
         if unmix_compat == "reference" and queue_length:
             raise UserError("the published Un-Mix code fails as soon as its queue is used: set Model.queue_length 0 "
                             "or Model.unmix_compat paper")
         super().__init__(backbone, temperature, epsilon, sinkhorn_iterations, crops_for_assign, nmb_crops,
                          queue_length, epoch_queue_starts, freeze_prototypes_niters, freeze_prototypes_epochs,
-                         assignment, batch_size, world_size, iterations_per_epoch, crop_count)
+                         assignment, run)
         self.unmix_prob, self.unmix_beta, self.compat = unmix_prob, unmix_beta, unmix_compat
-        self.seed, self.step = seed, 0
-        self.uniform_loss *= 2  # SwAV's, once for the crops and, the two weighted, once for the mixtures
+        self.seed, self.step = run.seed, 0
+        # SwAV's, once for the crops and, the two weighted, once for the mixtures.
+        self.uniform_loss = 2 * math.log(backbone["nmb_prototypes"])
         # The network sees (crop 0, crop 1, mixture of 0, crop 2, crop 3, mixture of 2, ...).
         mixed = [position for position, crop in enumerate(self.crops_for_assign) if crop % 2 == 0]
         self.assigned_views = ([original(crop) for crop in self.crops_for_assign]
@@ -139,14 +136,15 @@ class UnMixSwAV(SwAV):
             sides = [crop.shape[-1] for crop in crops]
             raise UserError(f"Un-Mix takes crops in pairs of one size, got sides {sides}: make every entry of "
                             "DataLoader.Train.dataset.num_crops even")
-        self.mixture = self.draw([tuple(even.shape[2:]) for even, _ in pairs])
-        return [view for pair, (even, odd) in enumerate(pairs) for view in (even, odd, mix(even, self.mixture, pair))]
+        mixture = self.draw([tuple(even.shape[2:]) for even, _ in pairs])
+        return [view for pair, (even, odd) in enumerate(pairs)
+                for view in (even, odd, mix(even, mixture, pair))], mixture
 
-    def image_views(self, count):
-        return [view for view in range(count) if view % 3 != 2]
+    def shows_image(self, view):
+        return view % 3 != 2
 
     @full_precision
-    def loss(self, scores, targets):
+    def loss(self, scores, targets, mixture):
         crops = range(2 * scores.shape[0] // 3)
         plain = paddle.stack([scores[original(crop)] for crop in crops])
         mixed = paddle.stack([scores[original(crop) if crop % 2 else mixture_of(crop)] for crop in crops])
@@ -166,9 +164,8 @@ class UnMixSwAV(SwAV):
         parts = {"loss_original": self._swapped(plain, plain_targets),
                  "loss_mixture": self._swapped(mixed, mixed_targets),
                  "loss_mixture_reversed": self._swapped(reversed_scores, reversed_targets)}
-        weight = self.mixture.weight
-        total = (parts["loss_original"] + weight * parts["loss_mixture"]
-                 + (1.0 - weight) * parts["loss_mixture_reversed"])
+        total = (parts["loss_original"] + mixture.weight * parts["loss_mixture"]
+                 + (1.0 - mixture.weight) * parts["loss_mixture_reversed"])
         return total, {name: part.detach() for name, part in parts.items()}
 
     def _swapped(self, scores, targets):

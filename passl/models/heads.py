@@ -61,17 +61,24 @@ def projection_head(inputs: int, hidden: int, outputs: int, batch_norm: bool = T
     return nn.Sequential(*layers, nn.ReLU(), linear(hidden, outputs))
 
 
-class Prototypes(nn.Linear):
-    """Bias-free scores of K prototypes: [N, D] embeddings -> [N, K] cosines (when both are unit vectors)."""
+class ClusterHead(nn.Linear):
+    """[N, inputs] -> scores [N, K] of K clusters: one of SeLa's classifiers on features (Asano et al. 2020)."""
 
-    def __init__(self, dimension: int, count: int):
-        super().__init__(dimension, count, weight_attr=_uniform(dimension), bias_attr=False)
+    def __init__(self, inputs: int, count: int, bias: bool = True):
+        super().__init__(inputs, count, weight_attr=_uniform(inputs), bias_attr=_uniform(inputs) if bias else False)
 
-    def forward(self, embedding):
+    def forward(self, inputs):
         # Not in half precision, where autocast would put any product: fp16 scores are too coarse once divided by
         # epsilon (spacing 0.016 in [16, 32)).
         with paddle.amp.auto_cast(enable=False):
-            return F.linear(embedding.astype(self.weight.dtype), self.weight)
+            return F.linear(inputs.astype(self.weight.dtype), self.weight, self.bias)
+
+
+class Prototypes(ClusterHead):
+    """Bias-free scores of K prototypes: [N, D] embeddings -> [N, K] cosines (when both are unit vectors)."""
+
+    def __init__(self, dimension: int, count: int):
+        super().__init__(dimension, count, bias=False)
 
     def heads(self) -> List["Prototypes"]:
         return [self]
@@ -126,17 +133,6 @@ def cluster_counts(backbone: Mapping[str, Any]) -> List[int]:
         raise UserError(f"SeLa's classifiers stand on the trunk's features, so {' and '.join(unused)} would have no "
                         "effect: leave out what is of a projection head")
     return clusters
-
-
-class ClusterHead(nn.Linear):
-    """Features [N, F] -> logits [N, K], with bias; in fp32 whatever the precision (SeLa, Asano et al. 2020)."""
-
-    def __init__(self, features: int, clusters: int):
-        super().__init__(features, clusters, weight_attr=_uniform(features), bias_attr=_uniform(features))
-
-    def forward(self, features):
-        with paddle.amp.auto_cast(enable=False):
-            return F.linear(features.astype(self.weight.dtype), self.weight, self.bias)
 
 
 class ProbeHead(nn.Layer):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import List, Tuple
+from typing import Iterable, List, Tuple
 
 import paddle
 import paddle.nn.functional as F
@@ -16,6 +16,11 @@ from paddle import nn
 from passl.errors import UserError
 from passl.models.base import Network, pool
 from passl.models.heads import ClusterHead, HeadOptions, ProbeHead, cluster_counts, projection_head, prototypes
+
+
+def group_by_resolution(crops: Iterable[paddle.Tensor]) -> List[List[paddle.Tensor]]:
+    """Runs of consecutive crops of equal last dimension; only neighbours are merged, as in the reference."""
+    return [list(group) for _, group in itertools.groupby(crops, key=lambda crop: crop.shape[-1])]
 
 
 class MultiCropNetwork(Network):
@@ -28,6 +33,7 @@ class MultiCropNetwork(Network):
       the head's output [V*B, D] without prototypes,
       pooled features [V*B, F] with output_dim 0,
       what the trunk gives, a map [B, F, h, w] or a vector, with eval_mode.
+    with_features, for a network with prototypes: the pooled features [V*B, F] come third.
     Embedding, scores and everything after the head are computed in fp32 under mixed precision.
     """
 
@@ -59,15 +65,15 @@ class MultiCropNetwork(Network):
     def score_heads(self):
         return self.prototypes.heads() if self.prototypes is not None else []
 
-    def forward(self, crops):
+    def forward(self, crops, with_features: bool = False):
         crops = [crops] if isinstance(crops, paddle.Tensor) else list(crops)
-        # Only neighbours of one resolution are joined, as in the reference.
-        groups = [list(group) for _, group in itertools.groupby(crops, key=lambda crop: crop.shape[-1])]
-        maps = [self.encoder(paddle.concat(group) if len(group) > 1 else group[0]) for group in groups]
+        maps = [self.encoder(paddle.concat(group) if len(group) > 1 else group[0])
+                for group in group_by_resolution(crops)]
         if self.eval_mode:
             return maps[0] if len(maps) == 1 else maps
         pooled = [pool(feature_map) for feature_map in maps]
-        return self.project(paddle.concat(pooled) if len(pooled) > 1 else pooled[0])
+        features = paddle.concat(pooled) if len(pooled) > 1 else pooled[0]
+        return (*self.project(features), features) if with_features else self.project(features)
 
     def project(self, features: paddle.Tensor):
         """Pooled features [N, F] -> what `forward` returns for them."""
@@ -111,8 +117,8 @@ class PhaseNetwork(Network):
     def heads(self):
         return self.res_model.heads()
 
-    def forward(self, crops):
-        return self.res_model(crops)
+    def forward(self, crops, with_features: bool = False):
+        return self.res_model(crops, with_features)
 
 
 class PretrainNetwork(PhaseNetwork):
@@ -147,17 +153,14 @@ class PretrainNetwork(PhaseNetwork):
         Dropping the gradient alone is not enough: once reduced over ranks it comes back as zeros, and weight decay
         would move the prototypes.
         """
-        for parameter in self.prototype_parameters():
+        for parameter in self.res_model.prototypes.parameters():
             parameter.clear_gradient(set_to_zero=False)
             parameter.stop_gradient = True
 
     def release_prototypes(self) -> None:
         """Undo `hold_prototypes`, before a forward pass whose gradients may reach the prototypes."""
-        for parameter in self.prototype_parameters():
+        for parameter in self.res_model.prototypes.parameters():
             parameter.stop_gradient = False
-
-    def prototype_parameters(self) -> List[paddle.Tensor]:
-        return self.res_model.prototypes.parameters()
 
 
 class ClusterHeadNetwork(PhaseNetwork):

@@ -37,7 +37,7 @@ def momentum_sgd(parameters, learning_rate: float = 0.0, momentum: float = 0.9, 
 
 
 @OPTIMIZERS.register("AdamW", context=CONTEXT, legacy=LEGACY)
-def adamw(parameters, learning_rate: float = 0.0, betas: List[float] = (0.9, 0.999), eps: float = 1e-8,
+def adamw(parameters, learning_rate: float = 0.0, betas: Sequence[float] = (0.9, 0.999), eps: float = 1e-8,
           weight_decay: float = 0.01):
     """Adam with decoupled weight decay; weight_decay 0 is plain Adam."""
     check_optimizer(betas=betas, weight_decay=weight_decay)
@@ -84,7 +84,7 @@ class MomentumLARC(paddle.optimizer.Momentum):
     def step(self):
         if self._measured is None:
             self.measure()
-        for parameter, weight, gradient in self._measured:
+        for parameter, weight, gradient in self._measured or []:
             self._scale_gradient(parameter, weight, gradient)
         self._measured = None
         super().step()

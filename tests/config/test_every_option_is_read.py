@@ -12,7 +12,7 @@ import passl.registry
 from passl.config.check import REGISTRIES
 from passl.config.fields import Component, Key, Section
 from passl.config.schema import SCHEMA
-from passl.engine.loss_scaler import LossScaler
+from passl.engine.precision import LossScaler
 from passl.registry import choices
 
 LOOKUPS = ("get", "pop", "get_path")

@@ -9,9 +9,9 @@ from paddle import nn
 from passl import distributed
 from passl.distributed.sync_batch_norm import _JointNormalise, combine_moments, convert_batch_norm, group_size
 from tests.distributed.ranks import run_ranks
+from tests.machines.rounding import neighbours
 
 ROWS = [3, 5, 2]  # unequal on purpose
-TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 
 
 def joined_batch(kind, dtype, ranks):
@@ -80,26 +80,39 @@ def measure_on_ranks(dtype):
     return result
 
 
+def allowed(kind, dtype, ranks, expected):
+    """{quantity: how far it may be off}: in float32 four times what a rounding of the inputs does to plain batch norm.
+
+    Inputs near 50 are rounded by 4e-6, of deviations near 2.
+    """
+    if dtype == "float64":
+        return {name: 1e-10 * max(1, abs(value).max()) for name, value in expected.items()}
+    inputs, gradient = joined_batch(kind, dtype, ranks)
+    moved = [measure(build("1d" if kind == "1d" else "2d", dtype), neighbours(inputs, draw),
+                     neighbours(gradient, 8 + draw)) for draw in range(8)]
+    return {name: 4 * max(abs(one[name] - value).max() for one in moved) for name, value in expected.items()}
+
+
 @pytest.mark.dist
 @pytest.mark.parametrize("ranks, dtype", [(2, "float64"), (3, "float64"), (2, "float32")])
 def test_equals_plain_batch_norm_on_the_joined_batch(tmp_path, ranks, dtype):
     runs = run_ranks(measure_on_ranks, ranks, tmp_path, dtype=dtype)
-    tolerance = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
     try:
         for kind in ("1d", "2d", "nhwc"):
             expected = measure(build("1d" if kind == "1d" else "2d", dtype), *joined_batch(kind, dtype, ranks))
+            bounds = allowed(kind, dtype, ranks, expected)
             if kind == "nhwc":
                 expected = {k: numpy.moveaxis(v, 1, 3) if v.ndim == 4 else v for k, v in expected.items()}
             for name in ("outputs", "input gradient", "evaluation"):
                 joined = numpy.concatenate([run.result[f"{kind} {name}"] for run in runs])
-                numpy.testing.assert_allclose(joined, expected[name], err_msg=f"{kind} {name}", **tolerance)
+                numpy.testing.assert_allclose(joined, expected[name], 0, bounds[name], err_msg=f"{kind} {name}")
             for name in ("weight gradient", "bias gradient"):
                 total = sum(run.result[f"{kind} {name}"] for run in runs)
-                numpy.testing.assert_allclose(total, expected[name], err_msg=f"{kind} {name}", **tolerance)
+                numpy.testing.assert_allclose(total, expected[name], 0, bounds[name], err_msg=f"{kind} {name}")
             for run in runs:
                 for name in ("mean", "variance"):
                     actual = run.result[f"{kind} {name}"]
-                    numpy.testing.assert_allclose(actual, expected[name], err_msg=name, **tolerance)
+                    numpy.testing.assert_allclose(actual, expected[name], 0, bounds[name], err_msg=name)
     finally:
         paddle.set_default_dtype("float32")
 
@@ -179,7 +192,7 @@ def test_keeps_its_inputs_as_they_are_and_computes_in_float32_at_least(dtype):
     reference.stop_gradient = False
     expected = plain(reference)
     (expected * paddle.to_tensor(slope, dtype="float32")).sum().backward()
-    rounding = {"float16": 2e-3, "bfloat16": 2e-2}.get(dtype, 1e-5)
+    rounding = {"float16": 2e-3, "bfloat16": 2e-2}.get(dtype, 5e-5)  # in half of it, outputs would be off by 1e-3
     for actual, wanted in ((outputs, expected), (inputs.grad, reference.grad), (weight.grad, plain.weight.grad)):
         numpy.testing.assert_allclose(actual.astype("float32").numpy(), wanted.numpy(), rtol=rounding, atol=rounding)
 

@@ -14,24 +14,21 @@ from passl.cli.train import main
 
 
 def break_steps(fault: str, step: int) -> None:
-    from passl.engine.trainer import Trainer
+    from passl.engine.step import Stepper
 
-    original = Trainer._train_step
+    original = Stepper.__call__
 
-    def train_step(trainer, batches, interrupt):
-        if trainer.step != step:
-            return original(trainer, batches, interrupt)
-        if fault == "slow":
+    def make_step(stepper, batches, number, *place):
+        if number == step and fault == "slow":
             time.sleep(4)
-            return original(trainer, batches, interrupt)
-        if fault == "full_disk":
+        elif number == step and fault == "full_disk":
             resource.setrlimit(resource.RLIMIT_FSIZE, (32768, 32768))
-            return original(trainer, batches, interrupt)
-        training_step = trainer.method.training_step
-        trainer.method.training_step = lambda *batch: (training_step(*batch)[0] * float("nan"), {})
-        return original(trainer, batches, interrupt)
+        elif number == step:
+            training_step = stepper.method.training_step
+            stepper.method.training_step = lambda *batch: (training_step(*batch)[0] * float("nan"), {})
+        return original(stepper, batches, number, *place)
 
-    Trainer._train_step = train_step
+    Stepper.__call__ = make_step
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def state_of(run) -> dict:
     if run.method.queue is not None:
         state["queue"] = run.method.queue.entries.numpy()
         state["queue filled"] = np.asarray(run.method.queue.filled)
-    state["position"] = np.asarray([run.step, run.epoch, run.iteration, run.consumed])
+    state["position"] = np.asarray(list(run.progress.state_dict().values())[:4])
     return state
 
 

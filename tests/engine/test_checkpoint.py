@@ -6,8 +6,9 @@ import resource
 import paddle
 import pytest
 
-from passl.distributed import RankFailure
+from passl.distributed import JointFailure, RankFailure
 from passl.engine import checkpoint
+from passl.errors import CheckpointError
 from tests.engine.runs import assert_same_state, state_of, trainer
 
 
@@ -53,7 +54,7 @@ def test_full_disk_leaves_the_previous_checkpoint_and_says_so(config):
     # Writing beyond this fails in the kernel, as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
-        run.step += 1
+        run.progress.step += 1
         with pytest.raises(RankFailure, match="writing the checkpoint failed on rank 0"):
             run._save(["latest"])
     finally:
@@ -70,21 +71,21 @@ def test_full_disk_leaves_the_previous_checkpoint_and_says_so(config):
 @pytest.mark.parametrize("file", ["passl.pdparams", "passl.pdopt", "rank_0.pdstates"])
 def test_damaged_checkpoint_is_refused_by_name(finished, damage, message, file):
     damage(finished.folder / "latest" / file)
-    with pytest.raises(checkpoint.CheckpointNotUsable, match=f"{file}.*{message}"):
+    with pytest.raises(CheckpointError, match=f"{file}.*{message}"):
         checkpoint.load(str(finished.folder / "latest"))
 
 
 def test_checkpoint_of_another_architecture_is_refused(finished, config):
-    with pytest.raises(checkpoint.CheckpointNotUsable, match="another architecture: res_model.*pretrained_model"):
+    with pytest.raises(JointFailure, match="another architecture: res_model.*pretrained_model"):
         trainer(config, "Model.backbone.base_channels=8", f"Global.checkpoint={finished.folder}/latest")
 
 
 def test_missing_checkpoint_lists_what_there_is(finished):
-    with pytest.raises(checkpoint.CheckpointNotUsable, match="no checkpoint at .*epoch_9; there are: .*epoch_2"):
+    with pytest.raises(CheckpointError, match="no checkpoint at .*epoch_9; there are: .*epoch_2"):
         checkpoint.locate(str(finished.folder / "epoch_9"))
 
 
 def test_foreign_weights_are_no_checkpoint(tmp_path):
     paddle.save({}, str(tmp_path / "old.pdparams"))
-    with pytest.raises(checkpoint.CheckpointNotUsable, match="Global.pretrained_model=.*old"):
+    with pytest.raises(CheckpointError, match="Global.pretrained_model=.*old"):
         checkpoint.load(str(tmp_path / "old"))

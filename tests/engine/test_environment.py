@@ -7,11 +7,12 @@ import paddle
 import pytest
 from paddle.base import core
 
-from passl.cli.run import open_run
 from passl.config import check, load_config
 from passl.distributed import initialize, launched_device
 from passl.engine import environment
+from passl.engine.session import join
 from passl.engine.trainer import Trainer
+from passl.errors import UserError
 
 LAUNCHED = ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_RANK", "FLAGS_selected_gpus")
 
@@ -58,21 +59,21 @@ def test_a_run_keeps_the_device_that_was_selected(calls, config, monkeypatch):
     monkeypatch.setenv("PADDLE_LOCAL_RANK", "0")
     monkeypatch.setenv("FLAGS_selected_gpus", "5,6")
     checked = check(load_config(str(config), ["Global.device=gpu"]))
-    with open_run(checked, "train", show_config=False):
+    with join(checked, "train", show_config=False):
         selected = list(calls)
         monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: False)  # its network is built on this machine
-        run = Trainer(checked)
+        Trainer(checked)
     assert set(selected) == {"gpu:5"} and calls == selected
-    assert run.device == paddle.get_device().split(":")[0]
 
 
 def test_batches_that_all_ranks_share_are_refused(config):
-    from passl.engine.build import RunError, refuse_unsupported
+    from passl.findings import refuse
+    from passl.preflight.rules import config_findings
 
     checked = check(load_config(str(config), ["DataLoader.Train.sampler.name=BatchSampler"]))
-    refuse_unsupported(checked, 1)
-    with pytest.raises(RunError, match="gives each of the 2 processes the same images: use DistributedBatchSampler"):
-        refuse_unsupported(checked, 2)
+    assert list(config_findings(checked, 1)) == []
+    with pytest.raises(UserError, match="gives each of the 2 processes the same images: use DistributedBatchSampler"):
+        refuse(config_findings(checked, 2))
 
 
 @pytest.mark.parametrize("arguments, expected", [((), False), ((False,), False), ((True,), True)])

@@ -4,7 +4,8 @@ import paddle
 import pytest
 
 from passl.config.schema import GRAD_SCALER
-from passl.engine.loss_scaler import GradientsOverflow, LossScaler
+from passl.distributed import JointFailure
+from passl.engine.precision import LossScaler
 
 
 def parameter(gradient):
@@ -114,7 +115,7 @@ def test_gradients_that_no_scale_helps_end_the_run():
     for _ in range(24):
         scaler.update(False)
     assert scaler.scale == 2.0 ** -8
-    with pytest.raises(GradientsOverflow, match="even at a loss scale of 0.00390625.*learning rate.*FP16.level=O0"):
+    with pytest.raises(JointFailure, match="even at a loss scale of 0.00390625.*learning rate.*FP16.level=O0"):
         scaler.update(False)
 
 

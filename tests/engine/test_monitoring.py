@@ -32,7 +32,7 @@ def lines(monkeypatch):
     handler = logging.Handler()
     handler.emit = lambda record: seen.append(record.getMessage())
     monkeypatch.setattr(LOGGER, "handlers", [handler])
-    monkeypatch.setattr(LOGGER, "level", logging.INFO)
+    LOGGER.setLevel(logging.INFO)
     return seen
 
 

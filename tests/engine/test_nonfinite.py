@@ -1,8 +1,10 @@
 """NaN and infinity in images, layers, losses and gradients: noticed before the weights change, and without a trace."""
+import numpy as np
 import paddle
 import pytest
 
-from passl.engine.nonfinite import NonFiniteState, NonFiniteStep
+from passl.distributed import JointFailure
+from passl.engine.callbacks import Callback
 from tests.engine.runs import assert_same_state, state_of, trainer
 
 
@@ -44,19 +46,19 @@ FAULTS = [nan_loss, nan_pixel, infinite_gradient, overflowing_layer]
 
 def break_at(run, fault, *steps):
     """Run the fault during these steps; the list returned holds the state before each of them."""
-    original, before = run._train_step, []
+    original, before = run.make_step, []
 
-    def train_step(batches, interrupt):
+    def train_step(*arguments):
         if run.step not in steps:
-            return original(batches, interrupt)
+            return original(*arguments)
         before.append(state_of(run))
         end = fault(run)
         try:
-            return original(batches, interrupt)
+            return original(*arguments)
         finally:
             end()
 
-    run._train_step = train_step
+    run.make_step = train_step
     return before
 
 
@@ -72,7 +74,7 @@ def test_fault_stops_the_run_with_a_diagnosis_and_a_state_that_resumes(config, f
     choice = [f"Optimizer.name={optimizer}", "Optimizer.lr.learning_rate=0.01"]
     run = trainer(config, *choice)
     before = break_at(run, fault, 8)  # in the second epoch: the queue is being filled
-    with pytest.raises(NonFiniteStep, match=r"became NaN or infinite at step 8 \(epoch 2\)") as failure:
+    with pytest.raises(JointFailure, match=r"became NaN or infinite at step 8 \(epoch 2\)") as failure:
         run.run()
     text = str(failure.value)
     assert "learning rate" in text and f"State saved as {run.folder / 'nonfinite'}, as it was before" in text
@@ -83,7 +85,7 @@ def test_fault_stops_the_run_with_a_diagnosis_and_a_state_that_resumes(config, f
     resumed = trainer(config, *choice, f"Global.checkpoint={run.folder / 'nonfinite'}", "Global.max_train_step=11")
     same_but_for_normalisation(before[0], state_of(resumed))
     resumed.run()
-    assert resumed.step == 11 and resumed.nonfinite_steps == 1
+    assert resumed.step == 11 and resumed.progress.nonfinite_steps == 1
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -102,13 +104,34 @@ def test_isolated_bad_step_is_left_out_without_a_trace(config, fault):
     run._tell = tell
     run.run()
     same_but_for_normalisation(before[0], after[0])
-    assert run.step == 9 and run.nonfinite_steps == 1
+    assert run.step == 9 and run.progress.nonfinite_steps == 1
+
+
+def test_a_step_left_out_is_not_in_the_averages_of_the_epoch(config):
+    """Of five steps the third has no loss: the epoch's numbers are those of the other four."""
+    steps, epochs = [], []
+
+    class Noting(Callback):
+        def on_step(self, record):
+            steps.append({"loss": record.loss, **record.values})
+
+        def on_epoch_end(self, epoch, averages):
+            epochs.append(averages)
+
+    run = trainer(config, "Global.max_nonfinite_steps=1", "Global.epochs=1")
+    run.callbacks.append(Noting())
+    break_at(run, nan_loss, 2)
+    run.run()
+    assert len(steps) == 5 and np.isnan(steps[2].pop("loss")) and steps.pop(2) == {}
+    assert set(epochs[0]) == set(steps[0]) >= {"loss", "target_entropy"}
+    for name, average in epochs[0].items():
+        assert average == pytest.approx(np.mean([step[name] for step in steps]), rel=1e-5), name
 
 
 def test_more_bad_steps_than_allowed_stop_the_run(config):
     run = trainer(config, "Global.max_nonfinite_steps=1")
     break_at(run, nan_loss, 1, 2)
-    with pytest.raises(NonFiniteStep, match="step 2"):
+    with pytest.raises(JointFailure, match="step 2"):
         run.run()
 
 
@@ -120,9 +143,9 @@ def test_broken_weights_stop_the_run_at_once_and_say_where(config):
 
     run = trainer(config, "Global.max_nonfinite_steps=5")
     break_at(run, break_weights, 3)
-    with pytest.raises(NonFiniteStep, match="weights are already broken, first in res_model.encoder.conv1.weight") as e:
+    with pytest.raises(JointFailure, match="weights are already broken, first in res_model.encoder.conv1.weight") as e:
         run.run()
-    assert "resume from an older checkpoint" in str(e.value) and run.nonfinite_steps == 1
+    assert "resume from an older checkpoint" in str(e.value) and run.progress.nonfinite_steps == 1
 
 
 def test_broken_statistics_do_not_replace_the_last_checkpoint(config):
@@ -135,7 +158,7 @@ def test_broken_statistics_do_not_replace_the_last_checkpoint(config):
             run.method.model.res_model.encoder.bn1._mean[0] = float("inf")
 
     run.method.after_step = after_step
-    with pytest.raises(NonFiniteState, match="bn1._mean of rank 0 .* nothing was saved as latest"):
+    with pytest.raises(JointFailure, match="bn1._mean of rank 0 .* nothing was saved as latest"):
         run.run()
     assert trainer(config, f"Global.checkpoint={run.folder / 'latest'}").step == 2
 
@@ -149,7 +172,7 @@ def test_scaled_gradients_are_left_to_the_loss_scaler(config):
     run.precision.state_dict = dict
     break_at(run, infinite_gradient, 0, 1)
     run.run()
-    assert stepped == [0, 1] and run.nonfinite_steps == 0
+    assert stepped == [0, 1] and run.progress.nonfinite_steps == 0
 
 
 def test_norms_tell_which_tensors_are_broken():

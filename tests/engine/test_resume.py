@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from passl.cli.train import main
+from passl.distributed import JointFailure
 from passl.engine import checkpoint, resume
 from passl.engine.log import LOGGER
 from tests.engine.runs import assert_same_state, state_of, trainer
@@ -63,13 +64,13 @@ def test_another_batch_goes_on_at_the_same_place_of_the_schedule(config, log, fi
     trainer(config, f"{size}{first}", f"Global.max_train_step={stop}", *model).run()
     resumed = trainer(config, f"{size}{second}", "Global.checkpoint=auto", *model)
     # 5 iterations an epoch with a batch of 4, 2 with 8: step 7 of 15 is 8 images into the second of 3 epochs.
-    assert resumed.position == place and resumed.total_steps == stop + whole - place
+    assert resumed.progress.position == place and resumed.total_steps == stop + whole - place
     schedule = resumed.optimizer.groups[0][3]
     expected = [schedule(position) for position in range(place, whole)]
     rates, held = rates_and_freeze(resumed)
     assert rates == expected and rates[-1] < 0.3 * rates[0]
     assert held == [position < 1.5 * whole / 3 for position in range(place, whole)]
-    assert resumed.epoch == 3 and any("training finished" in line for _, line in log)
+    assert resumed.progress.epoch == 3 and any("training finished" in line for _, line in log)
     assert any(f"step {stop}, place {place} of {whole} in the schedule" in line for _, line in log)
     warnings = [line for level, line in log if level == "WARNING"]
     assert any(f"iterations of {first} images when the checkpoint was written" in line for line in warnings)
@@ -179,7 +180,7 @@ def test_auto_fails_clearly_when_nothing_can_be_used_and_starts_afresh_only_with
     folder = two_epochs(config)
     for path in (folder / "checkpoints").iterdir():
         (path / "manifest.json").unlink()
-    with pytest.raises(checkpoint.CheckpointNotUsable, match="no checkpoint of it can be used.*Global.overwrite=True"):
+    with pytest.raises(JointFailure, match="no checkpoint of it can be used.*Global.overwrite=True"):
         trainer(config, "Global.checkpoint=auto")
 
 
@@ -262,7 +263,7 @@ def raise_in(owner, name, when=lambda: True):
 @pytest.mark.parametrize("interval", [1, 2], ids=["saved by the epoch", "not yet saved"])
 def test_signal_at_the_end_of_an_epoch_stops_before_the_next(config, straight_run, log, interval):
     run = trainer(config, f"Global.save_interval={interval}")
-    raise_in(run, "_evaluate", lambda: run.step == 5 and run.epoch == 1)
+    raise_in(run, "_evaluate", lambda: run.step == 5 and run.progress.epoch == 1)
     saves = []
     save = run._save
     run._save = lambda names: saves.append(names) or save(names)
@@ -288,7 +289,7 @@ def test_averages_and_usage_of_an_interrupted_epoch_cover_all_of_it(config, log,
     assert "loss: " in expected
     log.clear()
     run = trainer(config, "Global.epochs=1", "Global.overwrite=True")
-    raise_in(run, "_train_step", lambda: run.step == step)
+    raise_in(run, "make_step", lambda: run.step == step)
     run.run()
     assert run.step == step + 1 and not [line for _, line in log if "[Avg]" in line]
     resumed = trainer(config, "Global.epochs=1", "Global.checkpoint=auto")
@@ -359,13 +360,13 @@ def test_micro_batches_of_unequal_sizes_count_by_their_images(config):
     def after_backward(step):
         seen[-1].append(float(parameter.grad.flatten()[0]))
 
-    def micro_batches(host_batch, original=run._micro_batches):
+    def micro_batches(host_batch, original=run.feed.micro_batches):
         seen.append([[len(part["index"]) for part in original(host_batch)], host_batch["index"].mean()])
         return original(host_batch)
 
     run.method.plan = lambda batches: [None] * len(batches)
     run.method.training_step, run.method.after_backward = training_step, after_backward
-    run._micro_batches = micro_batches
+    run.feed.micro_batches = micro_batches
     for callback in run.callbacks:
         callback.on_step = lambda record: seen[-1].append(float(record.statistics["mean_index"]))
     run.run()

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from passl import distributed
+from passl.config import Config
 from passl.engine import agreement
-from passl.engine.agreement import RanksDiffer, differences
+from passl.engine.agreement import differences, shared_settings
+from passl.engine.callbacks import Callback
+from passl.engine.trainer import Trainer
 from tests.distributed.ranks import run_ranks
 from tests.engine.runs import assert_same_state, state_of, trainer, write_config, write_images
 from tests.engine.test_ranks import latest, log_lines, separate
@@ -32,16 +35,43 @@ def test_differences_name_the_odd_rank_and_the_value():
     assert not differences([{"images": 10}, {"images": 10}])
 
 
+def test_places_of_images_may_differ_from_machine_to_machine():
+    def settings(place):
+        paths = {"root": place, "image_root": place, "txt_file_name": f"{place}/list.txt", "cls_label_path": place}
+        return shared_settings(Config({"DataLoader": {"Train": {"dataset": {"name": "ImageList", **paths}}}}))
+
+    assert settings("/here") == settings("/there") == {"DataLoader.Train.dataset.name": "'ImageList'"}
+
+
+def noted_losses(run):
+    """Two lists that fill while it runs: the loss of this rank's own images, and the one that callbacks are told."""
+    own, told, step = [], [], run.method.training_step
+
+    def training_step(batch, plan):
+        loss, statistics = step(batch, plan)
+        own.append(float(loss))
+        return loss, statistics
+
+    class Noting(Callback):
+        def on_step(self, record):
+            told.append(record.loss)
+
+    run.method.training_step = training_step
+    run.callbacks.append(Noting())
+    return own, told
+
+
 def on_two_ranks(config):
     result = {}
     # From one rank, stopped in the middle of the second of 3 epochs; the batch of each process stays.
     widened = separate(config, "widened", *FREEZE, latest(config, "one"))
-    result["position"], result["total"] = widened.position, widened.total_steps
+    result["position"], result["total"] = widened.progress.position, widened.total_steps
     result["rates"], result["held"] = rates_and_freeze(widened)
     separate(config, "two", *FREEZE, "Global.max_train_step=5").run()
 
     # Batch statistics of their own: the state of each rank comes back, and evaluation sees the network of rank 0.
     straight = separate(config, "straight", *OWN, "Global.epochs=2")
+    result["own losses"], result["told losses"] = noted_losses(straight)
     straight.run()
     separate(config, "stopped", *OWN, "Global.epochs=2", "Global.max_train_step=4").run()
     resumed = separate(config, "resumed", *OWN, "Global.epochs=2", latest(config, "stopped"))
@@ -64,7 +94,10 @@ def on_two_ranks(config):
     images = write_images(elsewhere / "images", IMAGES - rank)
     apart = trainer(Path(config), "Global.output_dir=mine", f"DataLoader.Train.dataset.root={images}",
                     f"Global.seed={31 + rank}")
-    with pytest.raises(RanksDiffer) as failure:
+    told = [Callback(), type("Counter", (Callback,), {"on_every_rank": True})()]
+    heard = Trainer(apart.config, told).callbacks
+    result["callbacks"] = [callback in heard for callback in told]
+    with pytest.raises(distributed.JointFailure) as failure:
         apart.run()
     result["message"] = str(failure.value)
     result["left"] = os.listdir("mine/SwAV")
@@ -91,12 +124,17 @@ def test_two_ranks(config, tmp_path):
         assert "rank 1: Global.seed is 32, elsewhere 31" in message
         assert f"rank 1: sees what rank 0 writes to {Path('mine/SwAV')} is False, elsewhere True" in message
         assert done.result["left"].tolist() == []
+        assert done.result["callbacks"].tolist() == [done is first, True]
+    mean = (first.result["own losses"] + second.result["own losses"]) / 2
+    assert len(mean) == 6 and (first.result["own losses"] != second.result["own losses"]).any()
+    for done in (first, second):  # metrics.jsonl, the log and the averages of an epoch are of this number
+        np.testing.assert_allclose(done.result["told losses"], mean, rtol=1e-6)
     assert any((first.result[f"own/{name}"] != second.result[f"own/{name}"]).any() for name in names)
 
     # And back: two ranks stopped at step 5 of 9, one goes on.
     with log_lines() as lines:
         narrowed = separate(config, "narrowed", *FREEZE, latest(config, "two"))
-    assert (narrowed.position, narrowed.total_steps) == (10, 5 + 8)
+    assert (narrowed.progress.position, narrowed.total_steps) == (10, 5 + 8)
     schedule = narrowed.optimizer.groups[0][3]
     rates, held = rates_and_freeze(narrowed)
     assert rates == [schedule(place) for place in range(10, 18)] and not any(held)

@@ -33,7 +33,7 @@ def test_training_moves_every_weight_and_prototypes_only_after_the_freeze(config
     decay = "Optimizer.weight_decay=0.1"  # must not reach the frozen prototypes either
     run = trainer(config, "Global.epochs=1", f"Optimizer.name={optimizer}", "Optimizer.lr.learning_rate=0.01", decay)
     start = {name: value.numpy().copy() for name, value in run.method.model.named_parameters()}
-    prototypes = run.method.model.prototype_parameters()[0]
+    prototypes = run.method.model.score_heads()[0].weight
     run.method.model.normalize_prototypes()
     frozen = prototypes.numpy().copy()
     seen = []

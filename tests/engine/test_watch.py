@@ -8,6 +8,7 @@ import pytest
 from passl.engine import watch
 from passl.engine.callbacks import StepRecord
 from passl.engine.watch import LearningWatch, gentler_crops
+from passl.methods.base import Method
 from passl.methods.unmix import UnMixSwAV
 from tests.engine.runs import trainer
 
@@ -18,15 +19,24 @@ MODEL = {"backbone": {"nmb_prototypes": K, "hidden_mlp": 128}, "epsilon": 0.05, 
 DATASET = {"min_scale_crops": [0.14, 0.05], "max_scale_crops": [1.0, 0.14]}
 
 
+def watched_method(uniform_loss, heads, frozen):
+    """A method with what it sets itself, and the defaults of the protocol for the rest."""
+    method = Method()
+    method.uniform_loss, method.model = uniform_loss, SimpleNamespace(head_sizes=list(heads))
+    if frozen is not None:
+        method.frozen_steps = frozen
+    return method
+
+
 def watch_curve(caplog, loss, entropy=2.5, steps=1000, start=0, queue_at=None, frozen=31, model=None,
-                uniform_loss=LN_K):
+                uniform_loss=LN_K, heads=(K,)):
     """Warnings about a run of 40 epochs of 31 steps whose loss and target entropy are functions of the step."""
     callback = LearningWatch()
     config = {"Model": {**MODEL, **(model or {})}, "Optimizer": {"lr": {"learning_rate": 0.6}},
               "DataLoader": {"Train": {"dataset": DATASET}}}
     loader = SimpleNamespace(dataset=range(4000), global_batch_size=128)
     callback.on_train_start(SimpleNamespace(
-        method=SimpleNamespace(uniform_loss=uniform_loss, frozen_steps=frozen), config=config, loader=loader,
+        method=watched_method(uniform_loss, heads, frozen), config=config, loader=loader,
         iterations=31, epochs=40, total_steps=40 * 31, step=start))
     value = {True: lambda curve, step: curve(step), False: lambda curve, step: curve}
     with caplog.at_level(logging.WARNING, "passl"):
@@ -119,6 +129,18 @@ def test_losses_of_several_terms_and_methods_without_prototypes_targets(caplog):
     backbone = {"type": "resnet10", "base_channels": 2, "hidden_mlp": 4, "output_dim": 4, "nmb_prototypes": 5,
                 "normalize": True}
     assert UnMixSwAV(backbone).uniform_loss == pytest.approx(2 * math.log(5))
+
+
+def test_several_heads_and_a_method_that_freezes_nothing(caplog):
+    limit = (math.log(40) + math.log(80)) / 2
+    model = {"backbone": {"nmb_prototypes": [40, 80]}}
+    message, = watch_curve(caplog, limit, limit, frozen=None, uniform_loss=limit, heads=(40, 80), model=model)
+    assert "with mean of ln [40, 80] = 4.035, so every image" in message
+    assert "-o Model.freeze_prototypes_epochs=1, " in message and "nmb_prototypes=[" not in message  # 80 images each
+    model = {"backbone": {"nmb_prototypes": [400, 60]}}
+    limit = (math.log(400) + math.log(60)) / 2
+    message, = watch_curve(caplog, limit, limit, frozen=None, uniform_loss=limit, heads=(400, 60), model=model)
+    assert "-o Model.backbone.nmb_prototypes=[80,30]" in message
 
 
 def test_steps_left_out_are_passed_over(caplog):

@@ -5,7 +5,6 @@ import pytest
 
 from passl import distributed
 from passl.evaluation.online import OnlineProbe
-from passl.methods.base import Method
 from tests.distributed.ranks import run_ranks
 from tests.engine.runs import assert_same_state, state_of, trainer, write_config, write_images
 from tests.methods import family
@@ -37,7 +36,21 @@ def test_watching_changes_nothing_that_is_trained(tmp_path, images):
     assert records[-1]["eval_metric"] == records[-1]["eval_knn20"] and "eval_knn200" not in records[-1]
     assert 0 <= records[-1]["eval_online_probe"] <= 1
     assert {"probe_loss", "probe_top1"} <= set(lines(watched, "loss")[-1])
-    assert watched.best == max(record["eval_metric"] for record in records)
+    assert watched.progress.best == max(record["eval_metric"] for record in records)
+
+
+def test_evaluations_count_the_unit_that_is_asked_for(tmp_path, images):
+    run = pretraining(tmp_path / "steps", images, "Global.online_probe=True", "Global.eval_interval=4",
+                      "Global.eval_unit=step")
+    run.run()
+    assert [record["step"] for record in lines(run, "eval_online_probe")] == [4, 8, 10]  # and at the end
+    run = pretraining(tmp_path / "epochs", images, "Global.online_probe=True", "Global.knn_interval=2",
+                      "Global.eval_unit=step")
+    assert run.findings[0].problem.startswith("Global.eval_unit step has no effect: Global.knn_interval counts epochs")
+
+
+def probe_of(run):
+    return run.parts.companions["online_probe"]
 
 
 def test_online_probe_resumes_exactly(tmp_path, images):
@@ -49,24 +62,9 @@ def test_online_probe_resumes_exactly(tmp_path, images):
                          f"Global.checkpoint={first.folder}/latest")
     second.run()
     for name in ("weight", "bias", "velocity"):
-        np.testing.assert_array_equal(getattr(straight.method, name).numpy(), getattr(second.method, name).numpy())
-    assert np.abs(straight.method.weight.numpy()).max() > 0
-
-
-class Pixels(Method):
-    """A method whose trunk hands its input through, so that the probe's gradient has a closed form."""
-
-    def __init__(self):
-        encoder = paddle.nn.Identity()
-        encoder.num_features = 6
-        self.model = paddle.nn.Layer()
-        self.model.encoder = encoder
-        self.network = self.model
-
-    def training_step(self, batch, plan):
-        for crops in batch["crops"]:
-            output = self.model.encoder(crops)
-        return output.sum(), {}
+        resumed = getattr(probe_of(second), name).numpy()
+        np.testing.assert_array_equal(resumed, getattr(probe_of(straight), name).numpy())
+    assert np.abs(probe_of(straight).weight.numpy()).max() > 0
 
 
 def probe_steps(steps=3, rows=4):
@@ -74,15 +72,16 @@ def probe_steps(steps=3, rows=4):
     generator = np.random.RandomState(0)
     data = generator.normal(size=(steps, 2, rows, 6)).astype(np.float32)
     labels = np.array([0, 1, 2, -1], np.int64)
-    probe = OnlineProbe(Pixels(), labels, 3)
+    probe = OnlineProbe(6, labels, 3)
     rank, size = distributed.rank(), distributed.world_size()
     mine = np.arange(rows)[rank::size]
     for step in range(steps):
-        probe.plan([None])
+        probe.before_step()
+        probe.observe(paddle.ones([1, 1, 6]), np.array([0]))  # of a step that is left out
+        probe.before_step()
         for half in np.array_split(mine, 2) if len(mine) > 1 else [mine]:
-            large = paddle.to_tensor(np.concatenate([data[step, 0, half], data[step, 1, half]]))
-            probe.training_step({"crops": [large, large * 100], "index": paddle.to_tensor(half)}, None)
-        probe.after_step(step)
+            probe.observe(paddle.to_tensor(data[step][:, half]), half)
+        probe.after_step()
     return {"weight": probe.weight.numpy(), "bias": probe.bias.numpy()}
 
 
@@ -114,25 +113,32 @@ def test_online_probe_on_two_ranks_equals_one(tmp_path):
         np.testing.assert_allclose(run.result["bias"], bias, atol=1e-6)
 
 
-@pytest.mark.parametrize("model, crops", [("SwAV", [0, 1]), ("UnMixSwAV", [0, 1])])
-def test_online_probe_reads_images_and_no_mixtures(model, crops):
+@pytest.mark.parametrize("model, crops", [("SwAV", [0, 1]), ("UnMixSwAV", [0, 1]), ("DeepClusterV2", [0, 1]),
+                                          ("SeLa", [0, 1])])
+def test_features_shown_are_those_of_images_and_of_no_mixtures(model, crops):
     method = family.build(model)
     method.train()
-    method.on_epoch_start(0)
-    probe = OnlineProbe(method, np.arange(family.IMAGES) % 3, 3)
-    seen = []
-    probe.logits = lambda features: seen.append(features.numpy()) or paddle.zeros([features.shape[0], 3])
     batch = next(family.batches(0, dtype="float32"))
-    shown = []
-    method.model.res_model.encoder.register_forward_pre_hook(lambda layer, inputs: shown.append(inputs[0]))
-    probe.training_step(batch, probe.plan([batch])[0])
+    shown, computed = [], []
+
+    def noted(layer, inputs, output):
+        shown.append(inputs[0])
+        computed.append(output.mean(axis=[2, 3]))
+
+    method.model.res_model.encoder.register_forward_post_hook(noted)
+    features = method.training_step(batch, method.plan([batch])[0]).features.numpy()
     rows = family.GLOBAL_BATCH
-    views = probe._features.numpy().reshape([-1, rows, probe._features.shape[1]])
+    assert features.shape[:2] == (len(crops), rows)
+    views = computed[0].numpy().reshape([-1, rows, features.shape[-1]])
     for place, crop in enumerate(crops):
         view, = (number for number in range(len(views))
                  if (shown[0][number * rows:(number + 1) * rows] == batch["crops"][crop]).all())
-        np.testing.assert_array_equal(seen[0][place * rows:(place + 1) * rows], views[view])
-    assert len(seen[0]) == len(crops) * rows
+        np.testing.assert_array_equal(features[place], views[view])
+
+
+def test_a_method_that_shows_no_features_is_named():
+    with pytest.raises(ValueError, match="this method shows none"):
+        OnlineProbe(6, np.zeros(4, np.int64), 3).observe(None, np.arange(2))
 
 
 @pytest.mark.parametrize("overrides, message", [

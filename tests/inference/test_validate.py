@@ -8,7 +8,7 @@ import pytest
 from passl import distributed
 from passl.inference.labelled_data import evaluation_loader
 from passl.inference.validate import build_metrics, validate
-from passl.methods.losses import CELoss
+from passl.methods.classify import CELoss
 from tests.distributed.ranks import run_ranks
 from tests.inference.test_extract import FlatPixels, expected, section, write_images
 

@@ -7,6 +7,7 @@ import paddle
 
 from passl import distributed
 from passl.methods import unmix
+from passl.methods.base import RunFacts
 from passl.models.heads import HEAD_KEYS
 from passl.registry import METHODS
 
@@ -31,9 +32,9 @@ def build(model, world_size=1, **overrides):
         backbone = {key: value for key, value in backbone.items() if key not in HEAD_KEYS}
     paddle.seed(0)
     return METHODS.build({"name": model.split()[0], "backbone": backbone, **options},
-                         batch_size=GLOBAL_BATCH // world_size, world_size=world_size, iterations_per_epoch=STEPS,
-                         epochs=EPOCHS, crop_count=len(SIZES), dataset_size=IMAGES, class_count=None,
-                         seed=5)
+                         run=RunFacts(batch_size=GLOBAL_BATCH // world_size, world_size=world_size,
+                                      iterations_per_epoch=STEPS, epochs=EPOCHS, crop_count=len(SIZES),
+                                      dataset_size=IMAGES, seed=5))
 
 
 def crops(epoch, indices, dtype="float64"):
@@ -87,15 +88,17 @@ def train(model, mixing_ranks=1):
     losses, labels, gradients, step = [], [], [], 0
     with mixing_within(GLOBAL_BATCH // world_size // mixing_ranks):
         for epoch in range(EPOCHS):
-            method.on_epoch_start(epoch, lambda: batches(0, rank, world_size))
-            if hasattr(method, "labels"):
-                labels.append(method.labels.numpy())
             for batch in batches(epoch, rank, world_size):
-                if method.pass_is_due(step):
-                    method.on_pass(step, partial(batches, EPOCHS + step, rank, world_size))
+                number = method.due_pass(step)
+                if number:
+                    method.on_pass(step, partial(batches, EPOCHS + step if number > 1 else 0, rank, world_size))
                     labels.append(method.labels.numpy())
+                if step == epoch * STEPS:
+                    method.on_epoch_start(epoch)
+                    if hasattr(method, "labels"):
+                        labels.append(method.labels.numpy())
                 method.before_step(step)
-                loss, _ = method.training_step(batch, method.plan([batch])[0])
+                loss, *_ = method.training_step(batch, method.plan([batch])[0])
                 loss.backward()
                 method.after_backward(step)
                 gradients.append(np.concatenate([p.grad.numpy().ravel() for _, p in method.trainable_parameters()

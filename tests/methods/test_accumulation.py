@@ -3,13 +3,15 @@ import numpy as np
 import paddle
 import pytest
 
+from passl.methods.base import RunFacts
 from passl.methods.swav import SwAV
 
 
 def method():
     paddle.seed(1)
     built = SwAV({"type": "resnet18", "normalize": True, "hidden_mlp": 8, "output_dim": 6, "nmb_prototypes": 7,
-                  "stem": "small", "base_channels": 4}, queue_length=8, epoch_queue_starts=0, batch_size=8)
+                  "stem": "small", "base_channels": 4},
+                 queue_length=8, epoch_queue_starts=0, run=RunFacts(batch_size=8))
     built.model.eval()  # batch statistics depend on the split; everything else must not
     built.on_epoch_start(0)
     return built
@@ -28,7 +30,7 @@ def gradients_after_two_steps(parts):
                    for start in range(0, 8, size)]
         losses = []
         for batch, plan in zip(batches, run.plan(batches)):
-            loss, statistics = run.training_step(batch, plan)
+            loss, statistics, _ = run.training_step(batch, plan)
             (loss / parts).backward()
             losses.append(float(loss) / parts)
     gradients = {name: p.grad.numpy() for name, p in run.model.named_parameters() if p.grad is not None}

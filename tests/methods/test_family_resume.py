@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from passl.engine.batches import on_device
+from passl.methods.epoch_labels import EpochLabels
 from tests.engine.runs import CONFIG, IMAGES, trainer, write_images
 
 BACKBONE = "{type: resnet10, normalize: True, hidden_mlp: 8, output_dim: 8, stem: small, base_channels: 4, " \
@@ -40,7 +41,7 @@ def flatten(tree, prefix=""):
 def state_of(run):
     return flatten({"weights": {name: value.numpy() for name, value in run.method.model.state_dict().items()},
                     "optimizer": run.optimizer.state_dict(), "shared": run.method.shared_state(),
-                    "rank": run.method.rank_state(), "position": [run.step, run.epoch, run.iteration, run.consumed]})
+                    "rank": run.method.rank_state(), "position": list(run.progress.state_dict().values())[:4]})
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -57,7 +58,7 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, images, model):
         assert sorted(found) == sorted(expected)
         for name, value in expected.items():
             np.testing.assert_array_equal(found[name], value, err_msg=f"{model}, stopped at {stop_at}: {name}")
-    if straight.method.needs_memory_pass:
+    if isinstance(straight.method, EpochLabels):
         labels = straight.method.labels.numpy()
         assert labels.shape[1] == IMAGES and (labels == -100).sum(1).tolist() == [2] * len(labels)
 
@@ -65,16 +66,13 @@ def test_resume_equals_the_uninterrupted_run(tmp_path, images, model):
 @pytest.mark.parametrize("model", ["DeepClusterV2", "SeLaV2"])
 def test_memory_pass_has_the_order_of_the_first_epoch_and_crops_of_its_own(tmp_path, images, model):
     run = trainer(config(tmp_path, images, model))
-    passed, received = [], run.method.on_epoch_start
-
-    def on_epoch_start(epoch, batches):
-        received(epoch, lambda: (passed.append(batch) or batch for batch in batches()))
-
-    run.method.on_epoch_start = on_epoch_start
+    passed, received = [], run.method.on_pass
+    run.method.on_pass = lambda position, batches: received(
+        position, lambda: (passed.append(batch) or batch for batch in batches()))
     run.run()
     assert len(passed) == run.iterations  # once, before the first epoch
     for epoch in range(run.epochs):
-        trained = [on_device(batch, run.normalize) for batch in run.loader.epoch(epoch)]
+        trained = [on_device(batch, run.loader.normalizer) for batch in run.loader.epoch(epoch)]
         same_order = all((a["index"] == b["index"]).all() for a, b in zip(passed, trained))
         assert same_order == (epoch == 0)
         shown = {int(index): crop for batch in trained for index, crop in zip(batch["index"], batch["crops"][0])}

@@ -1,6 +1,7 @@
 """Settings that cannot work are refused when the method is built; those that will hardly work are warned about."""
 import pytest
 
+from passl.methods.base import RunFacts
 from tests.methods import family
 
 
@@ -13,7 +14,7 @@ from tests.methods import family
     ("SeLaV2", {"epsilon": 0}, "Model.epsilon is 0 and must be above 0: 0.05 is usual"),
     ("SeLaV2", {"epsilon": -0.05}, "Model.epsilon is -0.05 and must"),
     ("SeLaV2", {"sinkhorn_tolerance": 0.0}, "Model.sinkhorn_tolerance is 0.0 and must be above 0: 0.001 is usual"),
-    ("SeLaV2", {"sinkhorn_tolerance_mode": "max"}, "Model.sinkhorn_tolerance_mode is 'max'; choose mean or sum"),
+    ("SeLaV2", {"sinkhorn_tolerance_mode": "max"}, "sinkhorn_tolerance_mode: 'max' is not one of mean, sum"),
     ("SeLaV2", {"sinkhorn_max_iterations": 0}, "Model.sinkhorn_max_iterations is 0 and must be above 0: 2000"),
     ("DeepClusterV2", {"kmeans_iterations": -1}, "Model.kmeans_iterations is -1 and must not be below 0: 10 is usual"),
     # 24 of the 27 images make whole batches.
@@ -25,15 +26,20 @@ def test_refused_before_the_first_step(model, settings, message):
         family.build(model, **settings)
 
 
+def advice(method, global_batch, images):
+    run = RunFacts(batch_size=global_batch, iterations_per_epoch=family.STEPS, epochs=1000, dataset_size=images)
+    return [str(finding) for finding in method.advice(run)]
+
+
 def test_advice_speaks_of_settings_that_the_method_has():
     swav = family.build("SwAV", queue_length=0)
-    assert swav.advice(global_batch=12, images=100, epochs=1000) == []
-    few, spread = swav.advice(global_batch=0.4, images=5, epochs=1000)
+    assert advice(swav, 12, 100) == []
+    few, spread = advice(swav, 0.4, 5)
     assert "nmb_prototypes 6 exceeds the 5 training images" in few and "Model.queue_length" in spread
-    assert family.build("SwAV").advice(global_batch=0.4, images=100, epochs=1000) == []  # its queue of 12 is enough
+    assert advice(family.build("SwAV"), 0.4, 100) == []  # its queue of 12 is enough
     for model in ("DeepClusterV2", "SeLaV2"):
         method = family.build(model, nmb_prototypes=[4, 20])
-        assert method.advice(global_batch=1, images=100, epochs=1000) == []
-        advice, = method.advice(global_batch=1, images=90, epochs=1000)
-        assert "nmb_prototypes 20 leaves 4.5 of the 90 training images for a cluster" in advice
-        assert "queue" not in advice
+        assert advice(method, 1, 100) == []
+        sparse, = advice(method, 1, 90)
+        assert "nmb_prototypes 20 leaves 4.5 of the 90 training images for a cluster" in sparse
+        assert "queue" not in sparse

@@ -3,7 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.methods.losses import CELoss, WeightedSum
+from passl.methods.classify import CELoss, WeightedSum
 
 
 def reference(logits, labels, epsilon):

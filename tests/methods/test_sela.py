@@ -6,10 +6,9 @@ import pytest
 import passl
 from passl.clustering.balanced_labels import balanced_labels
 from passl.config import check, load_config
-from passl.engine.advice import before_training
 from passl.inference.from_config import model_of_config
-from passl.methods.label_schedule import label_steps
-from passl.methods.sela import initial_labels
+from passl.methods.base import RunFacts
+from passl.methods.sela import initial_labels, label_steps
 from tests.engine.runs import trainer, write_images
 from tests.methods import family
 from tests.methods.test_family_resume import config, state_of
@@ -47,7 +46,7 @@ def test_an_optimisation_is_made_once_also_when_its_step_does_not_occur():
     assert method.label_steps.tolist() == [0, 3, 5]
     made = []
     for position in (0, 1, 2, 4, 5, 5):  # another batch size: 3 is jumped over; a step is tried twice
-        if method.pass_is_due(position):
+        if method.due_pass(position):
             made.append(position)
             passed(method, position)
     assert made == [0, 4, 5]
@@ -65,8 +64,8 @@ def test_labellings_of_a_run_and_their_crops(tmp_path, images):
         received(position, lambda: iter(walked))
 
     run.method.on_pass = on_pass
-    trained, step = [], run._train_step
-    run._train_step = lambda batches, *rest: trained.append(batches[0]["index"].numpy()) or step(batches, *rest)
+    trained, step = [], run.make_step
+    run.make_step = lambda batches, *rest: trained.append(batches[0]["index"].numpy()) or step(batches, *rest)
     run.run()
     assert [(position, step) for position, step, *_ in seen] == [(n, n) for n in (0, 1, 3, 6, 9, 14)]
     assert run.method.optimizations_done == 6
@@ -126,7 +125,7 @@ def test_loss_is_the_mean_cross_entropy_of_all_heads_and_crops():
     method = passed(family.build("SeLa", temperature=0.5))
     batch = next(family.batches(1, dtype="float32"))
     method.model.eval()  # so that a second forward pass gives the same features
-    loss, statistics = method.training_step(batch, None)
+    loss, statistics, _ = method.training_step(batch, None)
     features = method.model(batch["crops"])[0].numpy().astype("float64")
     labels = method.labels.numpy()[:, batch["index"].numpy()]
     losses = []
@@ -188,9 +187,9 @@ def test_labels_of_other_data_are_refused():
     ({"temperature": 0.0}, "Model.temperature is 0.0 and must be above 0: 1.0 is usual"),
     ({"exponent": -1.0}, "Model.exponent is -1.0 and must be above 0: 25.0 is usual"),
     ({"label_schedule_power": 0.0}, "Model.label_schedule_power is 0.0 and must be above 0: 2.0 is usual"),
-    ({"label_pass_mode": "test"}, "Model.label_pass_mode is 'test'; choose train or eval"),
+    ({"label_pass_mode": "test"}, "label_pass_mode: 'test' is not one of train, eval"),
     ({"sinkhorn_tolerance": 0.0}, "Model.sinkhorn_tolerance is 0.0"),
-    ({"sinkhorn_tolerance_mode": "max"}, "Model.sinkhorn_tolerance_mode is 'max'; choose mean or sum"),
+    ({"sinkhorn_tolerance_mode": "max"}, "sinkhorn_tolerance_mode: 'max' is not one of mean, sum"),
     ({"sinkhorn_max_iterations": 0}, "Model.sinkhorn_max_iterations is 0"),
 ])
 def test_refused_before_the_first_step(settings, message):
@@ -201,13 +200,14 @@ def test_refused_before_the_first_step(settings, message):
 def test_a_projection_head_is_refused():
     backbone = {"type": "resnet18", "output_dim": 8, "normalize": True, "nmb_prototypes": 4}
     with pytest.raises(ValueError, match="Model.backbone.output_dim and Model.backbone.normalize would have no effect"):
-        family.METHODS.build({"name": "SeLa", "backbone": backbone}, dataset_size=27, iterations_per_epoch=27)
+        family.METHODS.build({"name": "SeLa", "backbone": backbone},
+                             run=RunFacts(dataset_size=27, iterations_per_epoch=27))
 
 
 def test_advice(tmp_path, images):
     path = config(tmp_path, images, "SeLa")
     run = trainer(path, "Model.label_optimizations=30")
-    few, shared = before_training(run.config, run.method, 4, 22)  # nothing about normalize: there is no embedding
+    few, shared = map(str, run.findings)  # nothing about normalize: there is no embedding
     assert "nmb_prototypes 6 leaves 3.7 of the 22 training images" in few
     assert "Model.label_optimizations 30 fall on 15 steps of this run" in shared
 

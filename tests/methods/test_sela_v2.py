@@ -6,19 +6,21 @@ import pytest
 from passl.clustering.balanced_labels import balanced_labels
 from passl.distributed import collective_counter
 from passl.methods import epoch_labels
+from passl.methods.base import RunFacts
 from tests.methods import family
 
 
 def started(model="SeLaV2", **overrides):
     method = family.build(model, **overrides)
     method.train()
-    method.on_epoch_start(0, lambda: family.batches(0, dtype="float32"))
+    method.on_pass(0, lambda: family.batches(0, dtype="float32"))
+    method.on_epoch_start(0)
     return method
 
 
 def one_step(method, step):
     batch = next(family.batches(1, dtype="float32"))
-    loss, statistics = method.training_step(batch, method.plan([batch])[0])
+    loss, statistics, _ = method.training_step(batch, method.plan([batch])[0])
     loss.backward()
     method.after_backward(step)
     return float(loss), statistics
@@ -79,7 +81,7 @@ def test_size_of_soft_targets_is_said():  # zeros that nobody touches take no me
     with pytest.warns(UserWarning, match="15 GiB of host memory in every process and 15 GiB of every checkpoint"):
         family.METHODS.build({"name": "SeLaV2", "assignment": "soft", "backbone": {
             "type": "resnet10", "stem": "small", "base_channels": 4, "output_dim": 8, "nmb_prototypes": [4000]}},
-            dataset_size=1_000_000, crop_count=2, iterations_per_epoch=4000)
+            run=RunFacts(dataset_size=1_000_000, crop_count=2, iterations_per_epoch=4000))
 
 
 def test_soft_and_hard_losses_agree_when_targets_are_one_hot():
@@ -112,5 +114,5 @@ def test_nan_in_the_bank_is_an_error():
 def test_soft_run_does_not_continue_a_hard_one():
     with pytest.raises(ValueError, match="holds hard labels only"):
         family.build("SeLaV2 soft").load_shared_state(started().shared_state())
-    with pytest.raises(ValueError, match="choose soft or hard"):
+    with pytest.raises(ValueError, match="assignment: .firm. is not one of soft, hard"):
         family.build("SeLaV2", assignment="firm")

@@ -10,10 +10,9 @@ from passl.clustering.sinkhorn import sinkhorn
 from passl.methods.swav import SwAV
 from tests.distributed.ranks import run_ranks
 from tests.golden.networks import load
-from tests.methods.trajectory import check_final, run
+from tests.methods.trajectory import check_final, check_losses, run
 
 GOLDEN = {"float64": "swav_small_w2_s0_fp64.json", "float32": "swav_small_w2_s0.json"}
-TOLERANCE = {"float64": (dict(atol=1e-7, rtol=0), 1e-6), "float32": (dict(rtol=1e-3), 2e-3)}
 
 
 # ------------------------------------------------------------------------------------------ the original's run
@@ -34,15 +33,13 @@ def follow():
 def test_two_ranks_follow_the_original_at_every_step(tmp_path):
     runs = run_ranks(follow, 2, tmp_path, timeout=600)
     for dtype, name in GOLDEN.items():
-        golden, (of_losses, of_tensors) = load(name), TOLERANCE[dtype]
-        finals = []
+        golden, finals = load(name), []
         for done in runs:
-            np.testing.assert_allclose(done.result[f"{dtype}/losses"], golden["losses_per_rank"][done.rank],
-                                       **of_losses, err_msg=f"{dtype}, rank {done.rank}")
+            check_losses(done.result[f"{dtype}/losses"], golden["losses_per_rank"][done.rank], name)
             finals.append({key.split("final/")[1]: value for key, value in done.result.items()
                            if key.startswith(f"{dtype}/final/")})
         assert runs[0].result[f"{dtype}/queue norm"] == pytest.approx(golden["queue_norm"], abs=1e-6)
-        check_final(finals[0], golden, of_tensors)
+        check_final(finals[0], golden, name)
         for key, value in finals[0].items():
             if "running" not in key:  # batch statistics are each rank's own here; weights never are
                 np.testing.assert_array_equal(value, finals[1][key], err_msg=key)
@@ -62,7 +59,7 @@ def unit(shape, seed):
 def method_for(batch, world_size, queue):
     built = SwAV({"type": "resnet18", "base_channels": 4, "output_dim": DIMENSION, "nmb_prototypes": PROTOTYPES},
                  queue_length=queue, epoch_queue_starts=0, batch_size=batch, world_size=world_size)
-    built.model.prototype_parameters()[0].set_value(unit([PROTOTYPES, DIMENSION], 7).T)
+    built.model.score_heads()[0].weight.set_value(unit([PROTOTYPES, DIMENSION], 7).T)
     return built
 
 
@@ -103,7 +100,7 @@ def test_joint_assignment_equals_one_process(tmp_path, world_size):
     expected["unequal"] = sinkhorn(paddle.to_tensor(scores)).soft.numpy()
     for key, one_process in expected.items():
         joined = np.concatenate([done.result[key] for done in runs], axis=1)
-        np.testing.assert_allclose(joined, one_process, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(joined, one_process, atol=2e-6, err_msg=key)  # one rounding of the scores: 5e-7
         np.testing.assert_array_equal(joined.argmax(axis=-1), one_process.argmax(axis=-1), err_msg=key)
     for done in runs:  # both assignment crops share each collective; 4 bytes a crop and prototype
         for queue in (0, 2 * total):

@@ -6,7 +6,7 @@ import pytest
 
 from passl.config import check, load_config
 from passl.data import build_loader
-from passl.engine.build import build_method
+from passl.engine.components import build_method
 from tests.engine.runs import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,4 +228,4 @@ def test_evaluation_builds(path, class_tree):
 
 def test_quickstart_builds(images):
     config = load(ROOT / "tasks/ssl/swav/configs/quickstart.yaml", f"DataLoader.Train.dataset.root={images}")
-    assert build_method(config, build_loader(config.DataLoader.Train, seed=0)).model.prototype_parameters()
+    assert build_method(config, build_loader(config.DataLoader.Train, seed=0)).model.head_sizes

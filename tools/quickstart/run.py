@@ -81,7 +81,7 @@ def compare_features(config, weights: Path) -> Dict[str, float]:
     exactly the weights that the run with this seed started from.
     """
     from passl.data import build_loader
-    from passl.engine.build import build_method
+    from passl.engine.components import build_method
     from passl.engine.environment import seed_everything
     from passl.evaluation.knn import knn_accuracy
     from passl.inference.extract import extract_features

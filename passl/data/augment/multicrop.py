@@ -58,7 +58,7 @@ class MultiCrop:
         self._factor_ranges = [(low, high - low) for low, high in zip(lowest + [-p.hue], highest + [p.hue])]
 
     def __call__(self, image: np.ndarray, key: int) -> List[np.ndarray]:
-        plans = self.plans(*image.shape[:2], key)
+        plans = self.plans(image.shape[0], image.shape[1], key)
         # All crops are cut out first, while the image is in the cache.
         crops = [cut_out(image, plan.box, plan.size) for plan in plans]
         return [_finish(crop, missing, plan) for (crop, missing), plan in zip(crops, plans)]
@@ -79,7 +79,7 @@ class MultiCrop:
         for size, scale in zip(self.crop_sizes, self._crop_scales):
             box = random_box(draw, height, width, scale, self._log_ratio)
             flip = draw() < p.flip_probability
-            order, factors = (), ()
+            order, factors = (), ()  # type: Sequence[int], Sequence[float]
             if draw() < p.jitter_probability:
                 order = _ORDERS[int(draw() * len(_ORDERS))]
                 factors = [low + length * draw() for low, length in self._factor_ranges]

@@ -7,7 +7,7 @@ loader's `normalizer`, which runs on the device.
 from __future__ import annotations
 
 import math
-from typing import List, Literal, Optional, Tuple, Union
+from typing import List, Literal, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -19,8 +19,7 @@ from passl.data.random_streams import Stream
 from passl.errors import DataError
 from passl.registry import TRANSFORMS, nearest
 
-_FILTERS = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC, "box": Image.BOX,
-            "lanczos": Image.LANCZOS, "hamming": Image.HAMMING}
+_FILTERS = {str(scaling.name).lower(): scaling for scaling in Image.Resampling}
 Interpolation = Optional[Literal["nearest", "bilinear", "bicubic", "box", "lanczos", "hamming"]]  # None: bilinear
 _PIL_ONLY = {"backend": "images are always resized with PIL, antialiased",
              "antialias": "PIL always antialiases"}
@@ -152,7 +151,7 @@ class ResizeImage:
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
         if self.resize_short:
             ratio = self.resize_short / min(picture.size)
-            target = tuple(int(round(side * ratio)) for side in picture.size)
+            target = round(picture.width * ratio), round(picture.height * ratio)
         else:
             target = _pair(self.size, "ResizeImage")
         return picture if picture.size == target else picture.resize(target, self.filter)
@@ -183,10 +182,11 @@ class RandomResizedCrop:
     def __init__(self, size: Union[int, List[int]], scale: Optional[List[float]] = None,
                  ratio: Optional[List[float]] = None, interpolation: Interpolation = "bilinear"):
         self.height, self.width = _pair(size, "RandomResizedCrop")
-        self.scale = tuple(scale or (0.08, 1.0))
+        area, shape = scale or (0.08, 1.0), ratio or (3 / 4, 4 / 3)
+        self.scale = area[0], area[1]
         if not 0 < self.scale[0] <= self.scale[1]:
             raise DataError(f"RandomResizedCrop scale {scale} must be [smallest, largest] share of the area, above 0")
-        self.log_ratio = tuple(math.log(value) for value in ratio or (3 / 4, 4 / 3))
+        self.log_ratio = math.log(shape[0]), math.log(shape[1])
         self.filter = _FILTERS[interpolation or "bilinear"]
 
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
@@ -203,7 +203,7 @@ class RandomHorizontalFlip:
         self.p = p
 
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
-        return picture.transpose(Image.FLIP_LEFT_RIGHT) if stream.random() < self.p else picture
+        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if stream.random() < self.p else picture
 
 
 @TRANSFORMS.register("RandFlipImage")
@@ -250,7 +250,7 @@ class RandomGrayscale:
 class SimCLRGaussianBlur:
     """Gaussian blur with a standard deviation uniform in `sigma` = [lowest, highest] pixels, with probability p."""
 
-    def __init__(self, sigma: List[float] = (0.1, 2.0), p: float = 1.0):
+    def __init__(self, sigma: Sequence[float] = (0.1, 2.0), p: float = 1.0):
         self.sigma, self.p = sigma, p
 
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
@@ -262,7 +262,7 @@ class SimCLRGaussianBlur:
 class DeviceStep:
     """A step that runs on the device for the whole batch; `constants` is (mean, std) or None."""
 
-    constants = None
+    constants: Optional[tuple] = None
 
 
 @TRANSFORMS.register("ToTensor")

@@ -50,8 +50,8 @@ class Found:
     @property
     def has_trunk(self) -> bool:
         """Also of an own file with a trunk that no other library has, whose keys are unknown here."""
-        return bool(self.architecture) or self.layout == "passl" and any("encoder" in key.split(".")
-                                                                         for key in self.unknown)
+        own = self.unknown if self.layout == "passl" else ()
+        return bool(self.architecture) or any("encoder" in key.split(".") for key in own)
 
     @property
     def kind(self) -> str:
