@@ -7,6 +7,7 @@ import sys
 from typing import List, Optional, Sequence
 
 import passl
+from passl.cli.model_options import add_geometry
 
 TARGETS = {
     "paddle": "PASSL names, Paddle layout: what the configs' Global.pretrained_model takes (.pdparams)",
@@ -39,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--inert", action="append", default=[], metavar="NAME",
                         help="a class in the pickle that may be read as an empty record (never imported), for instance "
                              "pathlib.PosixPath; may be repeated (omegaconf and argparse need no asking)")
+    add_geometry(parser)
     parser.add_argument("--table", action="store_true",
                         help="print every key: from, to (PASSL's names without OUT), shape, dtype, change")
     parser.add_argument("--verify", action="store_true",
@@ -55,7 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         parser.error("--to and --verify need OUT")
     if options.target is not None and os.path.isdir(options.target):
         parser.error(f"{options.target} is a folder; give the name of the file to write")
-    from passl.weights import CheckpointError
+    from passl.errors import UserError
 
     status = 1
     try:
@@ -65,17 +67,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough; the interpreter would complain when it flushes again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status
-    except (CheckpointError, OSError, TypeError) as error:
+    except (UserError, OSError, TypeError) as error:
         print(f"passl-convert: {error}", file=sys.stderr)
         return 1
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from passl.weights import convert, convert_file, read, recognise
+    from passl.weights.layouts.description import told
 
     layout = None if options.layout == "auto" else options.layout
     if options.target is None:
-        checkpoint = read(options.source, inert=options.inert)
+        checkpoint = told(read(options.source, inert=options.inert), options.stem, options.size)
         print(recognise(checkpoint, layout)[1].describe())
         if options.table or options.part != "all":
             part = convert(checkpoint, "paddle", part=options.part, layout=layout, allow_unknown=True)
@@ -87,9 +90,10 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.verify:
         from passl.inference.verify import check_verifiable
 
-        check_verifiable(*recognise(read(options.source, inert=options.inert), layout))
+        check_verifiable(*recognise(told(read(options.source, inert=options.inert), options.stem), layout))
     result = convert_file(options.source, options.target, to, part=options.part, layout=layout,
-                          allow_unknown=options.allow_unknown, inert=options.inert)
+                          allow_unknown=options.allow_unknown, inert=options.inert, stem=options.stem,
+                          size=options.size)
     print(result.found.describe())
     if options.table:
         print(result.table())
@@ -114,10 +118,13 @@ def _shortened(keys: List[str]) -> str:
 def _verify(options: argparse.Namespace, layout: Optional[str]) -> int:
     from passl.inference.verify import fixed_input, largest_differences, numpy_forward, paddle_forward, paddle_network
     from passl.weights import read, recognise, to_passl_state
+    from passl.weights.layouts.description import told
 
     images = fixed_input()
-    reference = numpy_forward(*recognise(read(options.source, inert=options.inert), layout), images)
-    state, found = to_passl_state(options.target)
+    source = told(read(options.source, inert=options.inert), options.stem)
+    canonical, origin = recognise(source, layout)
+    reference = numpy_forward(canonical, origin, images)
+    state, found = to_passl_state(told(read(options.target), origin.stem))  # of the targets only paddle says it itself
     differences = largest_differences(paddle_forward(paddle_network(state, found), images), reference)
     for name, difference in differences.items():
         print(f"verify {name:<10} largest difference {difference:.2e} of the largest value")

@@ -11,7 +11,7 @@ import paddle
 from passl import distributed
 from passl.data.loader import Loader
 from passl.errors import NotFinite, UserError
-from passl.evaluation.features import fingerprint, load_features, save_features
+from passl.evaluation.features import load_features, network_fingerprint, save_features
 from passl.files import PathLike
 from passl.inference.card import card_of
 from passl.inference.engine import BatchRecord, Engine
@@ -97,7 +97,7 @@ def labelled_shard(engine: Engine, root: PathLike, place: str, cache: Optional[P
     try:
         if cache is None:
             return extract_shard(engine.network, loader), classes
-        key = {"weights": fingerprint(engine.network.state_dict()), "images": digest(loader.dataset.samples),
+        key = {"weights": network_fingerprint(engine.network), "images": digest(loader.dataset.samples),
                "transform": transform}
         cached = load_features(cache, key)
         if cached is not None:

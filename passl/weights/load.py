@@ -4,13 +4,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Set, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Set, Tuple, Union
 
 import numpy as np
 
 from passl.errors import CheckpointError, UserError
+from passl.models.stems import STEMS
 from passl.weights.formats.reader import Checkpoint, read, widen
 from passl.weights.layouts.convert import PARTS, to_passl_state
+from passl.weights.layouts.description import read_description
 from passl.weights.layouts.keymaps import COUNTER, STATISTICS, TRUNK
 from passl.weights.layouts.trunk import inside_trunk, refuse_misfits
 
@@ -60,29 +62,32 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
     strict: "trunk" - every trunk weight of the layer must be loaded, heads may differ (they keep their own values, for
         instance a prototype layer of another size); "all" - every weight of the layer; "none" - whatever fits.
     CheckpointError, with the table, when the strictness is not met or when not one trunk weight matches a layer that
-    has a trunk; when the file has weights inside the trunk that the layer has not; and for weights that are NaN or
-    infinite. Nothing is written to the layer in that case. dtypes are
-    cast to the layer's.
+    has a trunk; when the file has weights inside the trunk that the layer has not, or says another stem; for weights
+    that are NaN or infinite. Nothing is written to the layer in that case. dtypes are cast to the layer's.
     """
     if strict not in STRICT:
         raise UserError(f"strict must be one of {', '.join(STRICT)}, not '{strict}'")
     if part not in PARTS:
         raise UserError(f"part must be one of {', '.join(PARTS)}, not '{part}'")
-    label, ignored = "a state dict", []
+    label, ignored, stem = "a state dict", [], None
     if isinstance(source, (str, os.PathLike)):
         source = read(source)
     if isinstance(source, Checkpoint):
         label = source.path
+        stem = read_description(source.meta).stem
         if is_own(source):
             source = source.tensors
     if isinstance(source, Checkpoint):
         state, found = to_passl_state(source, part=part, allow_unknown=True)
         ignored = found.ignored + found.unknown
+        stem = found.stem if found.stem_known else stem
         dropped = [key for name, key in found.sources.items() if part == "trunk" and not TRUNK.match(name)]
     else:
         state = {name: array for name, array in source.items() if part == "all" or _is_trunk(name)}
         dropped = [name for name in source if name not in state]
     ours = layer.state_dict()
+    if strict != "none":
+        _refuse_other_stem(layer, label, stem)
     pairs = _match(list(ours), list(state))
     used = set(pairs.values())
     report = LoadReport(label, ignored=[*ignored, *(name for name in state if name not in used), *dropped])
@@ -105,6 +110,16 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
     for name in report.loaded:
         _assign(ours[name], state[pairs[name]])
     return report
+
+
+def _refuse_other_stem(layer, label: str, stem: Optional[str]) -> None:
+    """The weights fit every stem of the same kernel; the features do not."""
+    ours = next((one.stem for one in layer.sublayers(include_self=True) if isinstance(getattr(one, "stem", None), str)),
+                None)
+    if ours in STEMS and stem in STEMS and ours != stem and STEMS[ours][0] == STEMS[stem][0]:
+        raise CheckpointError(f"{label} is of a network with the stem '{stem}', the model has '{ours}'; the weights "
+                              "fit both and the features would be wrong: set Model.backbone.stem to that of the file. "
+                              "If the file is mistaken, write another with passl-convert --stem")
 
 
 def _match(ours: List[str], theirs: List[str]) -> Dict[str, str]:

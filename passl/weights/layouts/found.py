@@ -16,6 +16,8 @@ class Found:
 
     layout: key of `keymaps.LAYOUTS`. architecture: "resnet50", "resnet50w2", "alexnet", "resnet50-preactivation",
     "bottleneck [1, 1, 1, 1]", ... or "" when there is no trunk. width: channel multiplier (None: not a multiple of 64).
+    stem: key of `passl.models.stems.STEMS`, assumed unless stem_known. origin: the layout of the file that this one was
+    converted from, or its own.
     hidden, embedding: sizes of the projection head (0: absent, or a single Linear for `hidden`).
     prototypes: their number per head. classes: outputs of a classifier, probe or SeLa cluster head.
     counters: BatchNorm's num_batches_tracked, which Paddle does not have, by canonical name of the BatchNorm.
@@ -37,6 +39,9 @@ class Found:
     prototypes: List[int] = field(default_factory=list)
     classes: List[int] = field(default_factory=list)
     stem_kernel: int = 0
+    stem: str = ""
+    stem_known: bool = False
+    origin: str = ""
     epoch: Optional[int] = None
     wrapper: str = ""
     prefix: str = ""
@@ -74,6 +79,9 @@ class Found:
             width = "" if self.width is None else f", width x{self.width:g}"
             features = f", {self.features} features" if self.features else ", its last layer is missing"
             lines.append(("architecture", f"{self.architecture}{width}{features}"))
+        if self.stem:
+            lines.append(("stem", self.stem if self.stem_known else f"{self.stem} is assumed, the weights do not tell; "
+                          "say --stem"))
         if self.embedding:
             norm = "with batch norm" if self.head_batch_norm else "without batch norm"
             lines.append(("projection head", f"{self.hidden} hidden, {norm}, {self.embedding} outputs" if self.hidden

@@ -42,6 +42,7 @@ class Layout:
     duplicates: rules of keys that name an array a second time; they count as known only when the two are equal.
     paddle: True when arrays are in Paddle's layout whatever their names; otherwise BatchNorm's names decide.
     single_head: a lone `prototypes.prototypes0` is plain `prototypes` here, the library always numbers its heads.
+    small_stem: which of `passl.models.stems.STEMS` a 3x3 first convolution is in this library; "" when not known.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Layout:
     duplicates: Tuple[Tuple[Pattern, Replacement], ...] = ()
     paddle: bool = False
     single_head: bool = False
+    small_stem: str = ""
 
     def canonical(self, key: str) -> Optional[str]:
         """The canonical name of one of this library's keys, None when it is not one."""
@@ -101,7 +103,8 @@ MMPRETRAIN = _layout("mmpretrain / mmselfsup", [
     (rf"backbone\.{_TRUNK}", r"\1"), (rf"neck\.projection_neck\.{_HEAD}", r"projection_head.\1"),
     (rf"(?:neck|head|head\.loss|head\.loss_module)\.{_PROTOTYPES}", r"\1"), (rf"head\.fc\.{_AFFINE}", r"fc.\1")],
     # the neck registers its BatchNorm a second time: `bn` in mmselfsup 0.x, `norm` later
-    duplicates=[(rf"neck\.(?:norm|bn)\.({_NORM})", r"projection_head.1.\1")])
+    duplicates=[(rf"neck\.(?:norm|bn)\.({_NORM})", r"projection_head.1.\1")],
+    small_stem="small")  # its ResNet_CIFAR
 VISSL = _layout("VISSL", [
     (rf"(?:trunk\.)?_feature_blocks\.{_TRUNK}", r"\1"), (rf"heads\.0\.projection_head\.{_HEAD}", r"projection_head.\1"),
     (r"heads\.0\.(prototypes\d+\.weight)", r"prototypes.\1"), (rf"heads\.0\.clf\.0\.{_AFFINE}", r"fc.\1")],
@@ -111,7 +114,8 @@ SOLO = _layout("solo-learn", [
     (r"prototypes\.(weight|weight_g|weight_v)", r"prototypes.\1"),
     (r"prototypes\.parametrizations\.weight\.original0", "prototypes.weight_g"),
     (r"prototypes\.parametrizations\.weight\.original1", "prototypes.weight_v")],
-    ignored=[r"classifier\.", r"queue$", r"local_memory_"])
+    ignored=[r"classifier\.", r"queue$", r"local_memory_"],
+    small_stem="small_padded")  # of its CIFAR networks, solo/methods/base.py
 LIGHTLY = _layout("lightly", [
     (r"backbone\.0\.weight", "conv1.weight"), (rf"backbone\.1\.({_NORM})", r"bn1.\1"),
     (rf"backbone\.([4-7])\.({_BLOCK})", _stage(3)), (rf"projection_head\.layers\.{_HEAD}", r"projection_head.\1"),

@@ -7,8 +7,10 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from passl.errors import CheckpointError
+from passl.models.stems import STEMS
 from passl.weights.formats.reader import Checkpoint, widen
 from passl.weights.formats.tree import flatten
+from passl.weights.layouts.description import read_description
 from passl.weights.layouts.found import Found, read_notes
 from passl.weights.layouts.keymaps import COUNTER, LAYOUTS, STATISTICS, TRUNK, Layout, paddleclas_stages
 from passl.weights.layouts.trunk import inside_trunk, misfits_of_resnet, resnet_shapes
@@ -67,7 +69,20 @@ def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dic
     _take_notes(checkpoint, found)
     _measure(canonical, found)
     _fit(checkpoint, canonical, found)
+    _take_stem(checkpoint, found)
     return canonical, found
+
+
+def _take_stem(checkpoint: Checkpoint, found: Found) -> None:
+    """The stem as the file says it, else as its library builds it for a kernel of this size, else a guess."""
+    if found.block not in ("basic", "bottleneck"):
+        return
+    said = read_description(checkpoint.meta).stem
+    by_library = LAYOUTS[found.origin].small_stem if found.stem_kernel == 3 else "imagenet"
+    found.stem, found.stem_known = said or by_library or "small", bool(said or by_library)
+    if said and STEMS.get(said, [found.stem_kernel])[0] != found.stem_kernel:
+        raise CheckpointError(f"{checkpoint.path}: the first convolution is {found.stem_kernel}x{found.stem_kernel}, "
+                              f"which is not the stem '{said}'")
 
 
 def _fit(checkpoint: Checkpoint, canonical: Dict[str, np.ndarray], found: Found) -> None:
@@ -186,7 +201,9 @@ def _take_notes(checkpoint: Checkpoint, found: Found) -> None:
         notes = read_notes(checkpoint.meta)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    found.origin = found.layout
     if notes is not None:
+        found.origin = notes.layout if notes.layout in LAYOUTS else found.layout
         found.counters.update(notes.counters)
         found.epoch = notes.epoch
     for holder in (checkpoint.meta, checkpoint.meta.get("meta")):
