@@ -18,8 +18,8 @@ TARGETS = {
     "detectron2": "detectron2 backbone (.pkl)",
     "safetensors": "names of the SwAV releases, PyTorch layout (.safetensors)",
 }
-LAYOUTS = ("auto", "swav", "passl", "mmpretrain", "vissl", "solo", "lightly", "sela-alexnet", "sela-resnetv1",
-           "sela-resnetv2", "paddleclas", "paddledet", "detectron2")
+LAYOUTS = ("auto", "swav", "passl", "mmpretrain", "vissl", "solo", "lightly", "lightly-cifar", "sela-alexnet",
+           "sela-resnetv1", "sela-resnetv2", "paddleclas", "paddledet", "detectron2")
 TOLERANCE = 1e-4  # relative to the largest output; float32 against float64 leaves about 1e-6
 
 
@@ -73,12 +73,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from passl.weights import convert, convert_file, read, recognise
-    from passl.weights.layouts.description import told
+    from passl.weights import convert, convert_file, recognise
 
     layout = None if options.layout == "auto" else options.layout
     if options.target is None:
-        checkpoint = told(read(options.source, inert=options.inert), options.stem, options.size)
+        checkpoint = _source(options)
         print(recognise(checkpoint, layout)[1].describe())
         if options.table or options.part != "all":
             part = convert(checkpoint, "paddle", part=options.part, layout=layout, allow_unknown=True)
@@ -90,10 +89,10 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.verify:
         from passl.inference.verify import check_verifiable
 
-        check_verifiable(*recognise(told(read(options.source, inert=options.inert), options.stem), layout))
+        check_verifiable(*recognise(_source(options), layout))
     result = convert_file(options.source, options.target, to, part=options.part, layout=layout,
                           allow_unknown=options.allow_unknown, inert=options.inert, stem=options.stem,
-                          size=options.size)
+                          size=options.size, prefix=options.prefix)
     print(result.found.describe())
     if options.table:
         print(result.table())
@@ -103,6 +102,16 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         print(f"left out as unknown: {_shortened(result.found.unknown)}")
     print(f"wrote {options.target} ({len(result.state)} arrays, {os.path.getsize(options.target) / 1e6:.1f} MB, {to})")
     return _verify(options, layout) if options.verify else 0
+
+
+def _source(options: argparse.Namespace):
+    """IN with what the user says of it."""
+    from passl.weights import read
+    from passl.weights.layouts.description import told
+    from passl.weights.layouts.recognise import under_prefix
+
+    checkpoint = told(read(options.source, inert=options.inert), options.stem, options.size)
+    return checkpoint if options.prefix is None else under_prefix(checkpoint, options.prefix)
 
 
 def _target_of_suffix(path: str) -> Optional[str]:
@@ -121,7 +130,7 @@ def _verify(options: argparse.Namespace, layout: Optional[str]) -> int:
     from passl.weights.layouts.description import told
 
     images = fixed_input()
-    source = told(read(options.source, inert=options.inert), options.stem)
+    source = _source(options)
     canonical, origin = recognise(source, layout)
     reference = numpy_forward(canonical, origin, images)
     state, found = to_passl_state(told(read(options.target), origin.stem))  # of the targets only paddle says it itself

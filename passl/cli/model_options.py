@@ -39,10 +39,12 @@ def make_model_parser(prog: str, description: str, batch_size: int = 64, size: b
 
 
 def add_geometry(parser: argparse.ArgumentParser, size: bool = True) -> None:
-    """--stem and --size: what a weight file may not tell of its network."""
+    """--prefix, --stem and --size: what a weight file may not tell of its network."""
     parser.add_argument("--stem", choices=tuple(STEMS), default=None, help="for a weight file that does not tell how "
                         "its network begins: small pads a 3x3 convolution by 1, small_padded by 2, small_pooled keeps "
                         "the max-pool")
+    parser.add_argument("--prefix", default=None, metavar="TEXT", help="what stands before the keys of the network to "
+                        "take, for a file of several (encoder_q.); default: where a known trunk lies")
     if size:
         parser.add_argument("--size", type=int, default=None, metavar="PIXELS", help="side of the images; default: "
                             "what the weight file or its run says, else 224, or 32 for a 3x3 first convolution")
@@ -50,7 +52,7 @@ def add_geometry(parser: argparse.ArgumentParser, size: bool = True) -> None:
 
 def geometry(options: argparse.Namespace) -> Dict[str, Any]:
     """What a command line says of stem and size, as arguments of get_model."""
-    return {name: value for name in ("stem", "size") if (value := getattr(options, name)) is not None}
+    return {name: value for name in ("stem", "size", "prefix") if (value := getattr(options, name)) is not None}
 
 
 def add_images(parser: argparse.ArgumentParser, skipping: str) -> None:

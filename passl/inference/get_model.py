@@ -19,6 +19,7 @@ from passl.models.stems import STEMS
 from passl.registry import BACKBONES, nearest
 from passl.weights import Checkpoint, Found, LoadReport, load_into, read, recognise, to_passl_state, zoo
 from passl.weights.layouts.description import DESCRIPTION, read_description, resized, told
+from passl.weights.layouts.recognise import under_prefix
 from passl.weights.layouts.trunk import refuse_misfits
 from passl.weights.load import is_own
 from passl.weights.locate import find_weights
@@ -57,7 +58,7 @@ def list_models(pattern: Optional[str] = "*") -> List[str]:
 
 
 def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[PathLike]] = None,
-              *, size: Optional[int] = None, **options: Any) -> Network:
+              *, size: Optional[int] = None, prefix: Optional[str] = None, **options: Any) -> Network:
     """A network in evaluation mode, with `extract_feat(images [B, 3, H, W]) -> [B, F]` and a `card`.
 
     name: one of `list_models()`; or something that holds weights, whose architecture is then read from it: a run's
@@ -67,6 +68,7 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
         and one with a classifier that was saved without it (SwAV's eval_linear).
     size: pixels of the images it is shown, for a file that does not say it; the default is what the file or its run
         says, else what is customary, with a warning.
+    prefix: of a file that holds several networks, the one to take ("encoder_q."); without it a known trunk is found.
     options: constructor parameters that replace the defaults, the release's and the file's: those of the backbone
         (stem, base_channels, nmb_prototypes=300 for a new prototype layer on own data, ...), and for classifiers
         class_num, global_pooling, use_bn. A file takes `stem` alone, for weights that do not tell it.
@@ -85,13 +87,13 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
     name, known = os.fspath(name), list_models()
     if name in known:
         _refuse_unknown(options)
-        return _by_name(name, pretrained, options, size)
+        return _by_name(name, pretrained, options, size, prefix)
     if os.path.exists(name) or os.path.exists(f"{name}.pdparams"):
         others = [option for option in options if option != "stem"]
         if pretrained not in (None, False) or others:
             raise UserError(f"{name} is a file or run and brings its own weights and architecture; drop pretrained "
                             f"and {', '.join(others) or 'options'}")
-        return _from_file(find_weights(name), options.get("stem"), size)
+        return _from_file(find_weights(name), options.get("stem"), size, prefix)
     if name in zoo.list_models():
         entry = zoo.release(name)
         raise UnknownComponent(f"'{name}' is released, but its network ({entry.architecture}) is not built here; get "
@@ -102,14 +104,14 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
 
 
 def _by_name(name: str, pretrained: Union[None, bool, PathLike, Sequence[PathLike]],
-             options: Dict[str, Any], size: Optional[int]) -> Network:
+             options: Dict[str, Any], size: Optional[int], prefix: Optional[str]) -> Network:
     entry = next((zoo.release(one) for one in (RELEASED.get(name), name) if one in zoo.list_models()), None)
     files = _files(name, entry, pretrained)
     if not files:
         card = ModelCard(name)
         card.transform = resized(card.transform, size) if size else card.transform
         return finish(_named(name, entry, {}, None, options), card)
-    opened = [_opened(path, options.get("stem")) for path in files]
+    opened = [_opened(path, options.get("stem"), prefix if path == files[0] else None) for path in files]
     checkpoint = opened[0] if len(files) == 1 else _joined(opened)
     canonical, found = _look(checkpoint)
     if not found.has_trunk:
@@ -129,9 +131,9 @@ def _by_name(name: str, pretrained: Union[None, bool, PathLike, Sequence[PathLik
     return finish(model, card)
 
 
-def _opened(path: Path, stem: Optional[str]) -> Checkpoint:
+def _opened(path: Path, stem: Optional[str], prefix: Optional[str]) -> Checkpoint:
     """A weight file with a description that says its stem, where the user, the file or its run does."""
-    checkpoint = read(path)
+    checkpoint = read(path) if prefix is None else under_prefix(read(path), prefix)
     if stem is None and read_description(checkpoint.meta).stem is None:
         run = ((run_config(path).get("Model") or {}).get("backbone") or {}).get("stem")
         stem = run if run in STEMS else None
@@ -206,8 +208,10 @@ def _build(backbone: Dict[str, Any], phase: str, canonical: Mapping[str, np.ndar
 
 def _in_file(phase: str, canonical: Mapping[str, np.ndarray], found: Found) -> Dict[str, Any]:
     """Keys of Model and Model.backbone for the heads of one phase that a file has; none when it has none."""
-    if phase == "linearprobe" and "linear.weight" in canonical:
-        classes, inputs = canonical["linear.weight"].shape
+    # torchvision's classifier, which our names call linear too; beside prototypes it only watched the pretraining
+    layer = "linear" if "linear.weight" in canonical else "" if found.prototypes else "fc"
+    if phase == "linearprobe" and f"{layer}.weight" in canonical:
+        classes, inputs = canonical[f"{layer}.weight"].shape
         pooled = {"global_pooling": inputs == found.features} if found.features else {}
         return {"class_num": classes, "use_bn": "bn.weight" in canonical, **pooled}
     if phase == "finetune" and found.classes and "projection_head.weight" in canonical:
@@ -225,7 +229,8 @@ def _head(holder: Union[zoo.Release, Found], canonical: Container[str] = ()) -> 
     is_numbered = len(counts) > 1 or "prototypes.prototypes0.weight" in canonical
     return {"normalize": True, "hidden_mlp": holder.hidden, "output_dim": holder.embedding,
             "head_batch_norm": holder.head_batch_norm or not holder.hidden,
-            **({"nmb_prototypes": counts if is_numbered else counts[0]} if counts else {})}
+            **({"nmb_prototypes": counts if is_numbered else counts[0]} if counts else {}),
+            **({"prototype_bias": True} if getattr(holder, "prototype_bias", False) else {})}
 
 
 def _told(report: LoadReport) -> LoadReport:
@@ -233,10 +238,10 @@ def _told(report: LoadReport) -> LoadReport:
     return report
 
 
-def _from_file(path: Path, stem: Optional[str], size: Optional[int]) -> Network:
+def _from_file(path: Path, stem: Optional[str], size: Optional[int], prefix: Optional[str]) -> Network:
     """The network that a weight file holds: built from what it says of itself, from the run's config beside it, or from
     the shapes of its weights."""
-    checkpoint = _opened(path, stem)
+    checkpoint = _opened(path, stem, prefix)
     canonical, found = _look(checkpoint)
     said, config = read_description(checkpoint.meta), run_config(path).get("Model") or {}
     section = said.model if "type" in said.backbone else {**config, "backbone": {**(config.get("backbone") or {}),

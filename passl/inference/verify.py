@@ -73,7 +73,10 @@ def numpy_forward(canonical: Mapping[str, np.ndarray], found: Found, images: np.
         outputs["embedding"] = outputs["embedding"] / np.maximum(norm, 1e-12)
         names = (["prototypes.weight"] if "prototypes.weight" in weights else
                  [f"prototypes.prototypes{head}.weight" for head in range(len(found.prototypes))])
-        outputs["scores"] = np.concatenate([outputs["embedding"] @ weights[name].T for name in names], axis=1)
+        biases = [name.replace("weight", "bias") for name in names]
+        outputs["scores"] = np.concatenate([outputs["embedding"] @ weights[name].T
+                                            + (weights[bias] if bias in weights else 0)
+                                            for name, bias in zip(names, biases)], axis=1)
     stems = classifiers(canonical, found)
     if stems:
         outputs["logits"] = np.concatenate([outputs["features"] @ weights[f"{stem}.weight"].T
@@ -99,7 +102,7 @@ def paddle_network(state: Mapping[str, np.ndarray], found: Found):
                    found.stem, base_channels=base)
     prototypes = found.prototypes[0] if len(found.prototypes) == 1 else found.prototypes
     options = HeadOptions(bool(found.prototypes), found.hidden, found.embedding, prototypes or 0,
-                          head_batch_norm=found.head_batch_norm)
+                          head_batch_norm=found.head_batch_norm, prototype_bias=found.prototype_bias)
     network = MultiCropNetwork(trunk, options)
     load_into(network, state, strict="all")
     canonical = {name.replace("res_model.", "").replace("linear.linear.", "linear."): array

@@ -14,6 +14,7 @@ from passl.weights.formats.reader import Checkpoint, read, widen
 from passl.weights.layouts.convert import PARTS, to_passl_state
 from passl.weights.layouts.description import read_description
 from passl.weights.layouts.keymaps import COUNTER, STATISTICS, TRUNK
+from passl.weights.layouts.recognise import under_prefix
 from passl.weights.layouts.trunk import inside_trunk, refuse_misfits
 
 STRICT = ("trunk", "all", "none")
@@ -26,7 +27,8 @@ _TORCH_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
 class LoadReport:
     """What happened to every key: names are the layer's for loaded, missing and wrong_shape, the file's for ignored.
 
-    `ignored` includes the heads that were not asked for.
+    `ignored` includes the heads that were not asked for. prefix: under which the trunk was found in the file, where not
+    every key has it.
     """
 
     source: str
@@ -34,10 +36,11 @@ class LoadReport:
     missing: List[str] = field(default_factory=list)
     wrong_shape: List[Tuple[str, Tuple[int, ...], Tuple[int, ...]]] = field(default_factory=list)
     ignored: List[str] = field(default_factory=list)
+    prefix: str = ""
 
     def table(self) -> str:
         """Counts per group of names (encoder, projection_head, prototypes, ...), one line each."""
-        lines = [f"weights from {self.source}"]
+        lines = [f"weights from {self.source}" + (f", under '{self.prefix}'" if self.prefix else "")]
         for label, names in (("loaded", self.loaded), ("missing in the file", self.missing),
                              ("wrong shape", [name for name, _, _ in self.wrong_shape]),
                              ("not used by the model", self.ignored)):
@@ -51,7 +54,7 @@ class LoadReport:
 
 
 def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[str, np.ndarray]], *,
-              strict: str = "trunk", part: str = "all") -> LoadReport:
+              strict: str = "trunk", part: str = "all", prefix: Optional[str] = None) -> LoadReport:
     """Copy weights into `layer` (any paddle.nn.Layer) and tell what became of every key.
 
     source: a weight file of this library (of any trunk) or of another one it knows, what `read` returned, or a state of
@@ -59,6 +62,7 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
     Names are matched exactly, under one prefix for the whole file: a full PASSL state goes into the pretraining model,
     into its network or into the bare trunk alike, wherever the trunk sits in `layer`.
     part: "trunk" leaves the file's heads unused.
+    prefix: take only what lies under it in a file ("encoder_q."); None looks for a known trunk.
     strict: "trunk" - every trunk weight of the layer must be loaded, heads may differ (they keep their own values, for
         instance a prototype layer of another size); "all" - every weight of the layer; "none" - whatever fits.
     CheckpointError, with the table, when the strictness is not met or when not one trunk weight matches a layer that
@@ -69,17 +73,18 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
         raise UserError(f"strict must be one of {', '.join(STRICT)}, not '{strict}'")
     if part not in PARTS:
         raise UserError(f"part must be one of {', '.join(PARTS)}, not '{part}'")
-    label, ignored, stem = "a state dict", [], None
+    label, ignored, stem, inner = "a state dict", [], None, ""
     if isinstance(source, (str, os.PathLike)):
         source = read(source)
     if isinstance(source, Checkpoint):
+        source = source if prefix is None else under_prefix(source, prefix)
         label = source.path
         stem = read_description(source.meta).stem
         if is_own(source):
             source = source.tensors
     if isinstance(source, Checkpoint):
         state, found = to_passl_state(source, part=part, allow_unknown=True)
-        ignored = found.ignored + found.unknown
+        ignored, inner = found.ignored + found.unknown, found.prefix if found.inner_prefix else ""
         stem = found.stem if found.stem_known else stem
         dropped = [key for name, key in found.sources.items() if part == "trunk" and not TRUNK.match(name)]
     else:
@@ -90,7 +95,8 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
         _refuse_other_stem(layer, label, stem)
     pairs = _match(list(ours), list(state))
     used = set(pairs.values())
-    report = LoadReport(label, ignored=[*ignored, *(name for name in state if name not in used), *dropped])
+    report = LoadReport(label, ignored=[*ignored, *(name for name in state if name not in used), *dropped],
+                        prefix=inner)
     for name, tensor in ours.items():
         if name not in pairs:
             report.missing.append(name)

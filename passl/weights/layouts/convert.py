@@ -20,7 +20,7 @@ from passl.weights.formats.writers import write_paddle, write_safetensors, write
 from passl.weights.layouts.description import DESCRIPTION, Description, read_description, told
 from passl.weights.layouts.found import CONVERSION, Found, Notes, read_notes
 from passl.weights.layouts.keymaps import COUNTER, TRUNK, detectron2_name, paddleclas_name, paddledet_name, passl_name
-from passl.weights.layouts.recognise import recognise
+from passl.weights.layouts.recognise import recognise, under_prefix
 from passl.weights.layouts.trunk import refuse_misfits
 
 TARGETS = ("paddle", "torch", "torchvision", "paddleclas", "paddledet", "detectron2", "safetensors")
@@ -110,17 +110,18 @@ def convert(checkpoint: Checkpoint, to: str, *, part: str = "all", layout: Optio
 
 def convert_file(source: str, target: str, to: str = "paddle", *, part: str = "all", layout: Optional[str] = None,
                  allow_unknown: bool = False, inert: Iterable[str] = (), stem: Optional[str] = None,
-                 size: Optional[int] = None) -> Conversion:
+                 size: Optional[int] = None, prefix: Optional[str] = None) -> Conversion:
     """Read `source`, convert, and write `target` (beside it first, then renamed). See `convert`.
 
     stem, size: what the source does not say of its network: a key of `passl.models.stems.STEMS`, and the pixels of its
-    images. A Paddle file keeps them (`passl.model`).
+    images. A Paddle file keeps them (`passl.model`). prefix: take only what lies under it.
     """
     if os.path.isdir(target):
         raise CheckpointError(f"{target} is a folder; give the name of the file to write")
     if os.path.exists(target) and os.path.samefile(source, target):
         raise CheckpointError(f"{target} is the source itself; choose another name")
     checkpoint = told(read(source, inert=inert), stem, size)
+    checkpoint = checkpoint if prefix is None else under_prefix(checkpoint, prefix)
     result = convert(checkpoint, to, part=part, layout=layout, allow_unknown=allow_unknown)
     if to == "paddle":
         write_paddle(target, {**result.state, CONVERSION: _notes(checkpoint, result.found).plain(),
