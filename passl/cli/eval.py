@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import List, Optional
 
-from passl.cli.config_options import make_parser
-from passl.cli.run import run_guarded
+from passl.cli.run import make_parser, run_guarded
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
