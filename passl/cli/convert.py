@@ -7,6 +7,7 @@ import sys
 from typing import List, Optional, Sequence
 
 import passl
+from passl.cli.model_options import add_geometry
 
 TARGETS = {
     "paddle": "PASSL names, Paddle layout: what the configs' Global.pretrained_model takes (.pdparams)",
@@ -19,8 +20,8 @@ TARGETS = {
 }
 SUFFIXES = {".pdparams": "paddle", ".pth": "torch", ".pt": "torch", ".tar": "torch", ".safetensors": "safetensors",
             ".pkl": "detectron2"}
-LAYOUTS = ("auto", "swav", "passl", "mmpretrain", "vissl", "solo", "lightly", "sela-alexnet", "sela-resnetv1",
-           "sela-resnetv2", "paddleclas", "paddledet", "detectron2")
+LAYOUTS = ("auto", "swav", "passl", "mmpretrain", "vissl", "solo", "lightly", "lightly-cifar", "sela-alexnet",
+           "sela-resnetv1", "sela-resnetv2", "paddleclas", "paddledet", "detectron2")
 TOLERANCE = 1e-4  # relative to the largest output; float32 against float64 leaves about 1e-6
 
 
@@ -43,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--inert", action="append", default=[], metavar="NAME",
                         help="a class in the pickle that may be read as an empty record (never imported), for instance "
                              "pathlib.PosixPath; may be repeated (omegaconf and argparse need no asking)")
+    add_geometry(parser)
     parser.add_argument("--table", action="store_true",
                         help="print every key: from, to (PASSL's names without OUT), shape, dtype, change")
     parser.add_argument("--verify", action="store_true",
@@ -59,7 +61,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         parser.error("--to and --verify need OUT")
     if options.target is not None and os.path.isdir(options.target):
         parser.error(f"{options.target} is a folder; give the name of the file to write")
-    from passl.weights import CheckpointError
+    from passl.errors import UserError
 
     status = 1
     try:
@@ -69,17 +71,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough; the interpreter would complain when it flushes again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status
-    except (CheckpointError, OSError, TypeError) as error:
+    except (UserError, OSError, TypeError) as error:
         print(f"passl-convert: {error}", file=sys.stderr)
         return 1
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from passl.weights import convert, convert_file, read, recognise
+    from passl.weights import convert, convert_file, recognise
 
     layout = None if options.layout == "auto" else options.layout
     if options.target is None:
-        checkpoint = read(options.source, inert=options.inert)
+        checkpoint = _source(options)
         print(recognise(checkpoint, layout)[1].describe())
         if options.table or options.part != "all":
             part = convert(checkpoint, "paddle", part=options.part, layout=layout, allow_unknown=True)
@@ -91,9 +93,10 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.verify:
         from passl.inference.verify import check_verifiable
 
-        check_verifiable(*recognise(read(options.source, inert=options.inert), layout))
+        check_verifiable(*recognise(_source(options), layout))
     result = convert_file(options.source, options.target, to, part=options.part, layout=layout,
-                          allow_unknown=options.allow_unknown, inert=options.inert)
+                          allow_unknown=options.allow_unknown, inert=options.inert, stem=options.stem,
+                          size=options.size, prefix=options.prefix)
     print(result.found.describe())
     if options.table:
         print(result.table())
@@ -105,6 +108,16 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return _verify(options, layout) if options.verify else 0
 
 
+def _source(options: argparse.Namespace):
+    """IN with what the user says of it."""
+    from passl.weights import read
+    from passl.weights.layouts.description import told
+    from passl.weights.layouts.recognise import under_prefix
+
+    checkpoint = told(read(options.source, inert=options.inert), options.stem, options.size)
+    return checkpoint if options.prefix is None else under_prefix(checkpoint, options.prefix)
+
+
 def _shortened(keys: List[str]) -> str:
     return ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
 
@@ -112,10 +125,13 @@ def _shortened(keys: List[str]) -> str:
 def _verify(options: argparse.Namespace, layout: Optional[str]) -> int:
     from passl.inference.verify import fixed_input, largest_differences, numpy_forward, paddle_forward, paddle_network
     from passl.weights import read, recognise, to_passl_state
+    from passl.weights.layouts.description import told
 
     images = fixed_input()
-    reference = numpy_forward(*recognise(read(options.source, inert=options.inert), layout), images)
-    state, found = to_passl_state(options.target)
+    source = _source(options)
+    canonical, origin = recognise(source, layout)
+    reference = numpy_forward(canonical, origin, images)
+    state, found = to_passl_state(told(read(options.target), origin.stem))  # of the targets only paddle says it itself
     differences = largest_differences(paddle_forward(paddle_network(state, found), images), reference)
     for name, difference in differences.items():
         print(f"verify {name:<10} largest difference {difference:.2e} of the largest value")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional
 
 import passl
-from passl.cli.model_options import MODEL_HELP
+from passl.cli.model_options import MODEL_HELP, add_geometry, geometry
 from passl.cli.run import run_guarded
 from passl.errors import UserError
 
@@ -30,11 +30,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
                         help="what the exported network computes")
     parser.add_argument("--size", type=int, default=None, metavar="PIXELS", help="side of the input; default: what the "
                         "config's Export section or the model's own transform says")
+    add_geometry(parser, size=False)
     parser.add_argument("--format", choices=("paddle", "onnx"), default=None)
     parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
     options = parser.parse_args(arguments)
     if options.model and not options.to:
         parser.error("--model needs --to PREFIX")
+    if options.config and options.stem:
+        parser.error("--stem goes with --model; a config has Model.backbone.stem")
     if options.to and Path(options.to).suffix in (".json", ".pdmodel", ".pdiparams", ".onnx"):
         parser.error(f"--to {options.to}: give it without suffix, several files are written")
     if options.size is not None and options.size < 1:
@@ -62,7 +65,7 @@ def export_model(options) -> None:
             raise UserError("nothing to export: set Global.pretrained_model to trained weights")
         model = model_of_config(config, find_weights(name))
     else:
-        model = passl.get_model(options.model)
+        model = passl.get_model(options.model, **geometry(options))
     from passl.cli.model_options import require_weights
     from passl.inference.card import prepared_size
     from passl.inference.export import export

@@ -5,11 +5,12 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional
 
 import passl
 from passl.errors import UserError
 from passl.files import writable_folder, write_text
+from passl.models.stems import STEMS
 
 if TYPE_CHECKING:
     import paddle
@@ -18,14 +19,18 @@ MODEL_HELP = ("a run's folder or checkpoint (output/swav_resnet50_pretrain), a w
               "or a name of passl.list_models()")
 
 
-def make_model_parser(prog: str, description: str, batch_size: int = 64) -> argparse.ArgumentParser:
-    """A parser with MODEL, --weights, --device, --batch-size, --workers and --version; the command adds its own."""
+def make_model_parser(prog: str, description: str, batch_size: int = 64, size: bool = True) -> argparse.ArgumentParser:
+    """A parser with MODEL, --weights, --stem, --device, --batch-size, --workers, --threads; the command adds its own.
+
+    size: add --size too.
+    """
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("model", type=os.path.expanduser, metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--weights", metavar="FILE", action="append", type=os.path.expanduser,
                         help="weights for a model given by name; "
                         "'released' takes the published ones, from the local folder or the network; twice: the file of "
                         "the trunk and that of a linear classifier saved without it")
+    add_geometry(parser, size)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "xpu", "npu"))
     parser.add_argument("--batch-size", type=int, default=batch_size, metavar="N", help="images per forward pass")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode; 0 decodes in the "
@@ -34,6 +39,23 @@ def make_model_parser(prog: str, description: str, batch_size: int = 64) -> argp
                         "all cores")
     parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
     return parser
+
+
+def add_geometry(parser: argparse.ArgumentParser, size: bool = True) -> None:
+    """--prefix, --stem and --size: what a weight file may not tell of its network."""
+    parser.add_argument("--stem", choices=tuple(STEMS), default=None, help="for a weight file that does not tell how "
+                        "its network begins: small pads a 3x3 convolution by 1, small_padded by 2, small_pooled keeps "
+                        "the max-pool")
+    parser.add_argument("--prefix", default=None, metavar="TEXT", help="what stands before the keys of the network to "
+                        "take, for a file of several (encoder_q.); default: where a known trunk lies")
+    if size:
+        parser.add_argument("--size", type=int, default=None, metavar="PIXELS", help="side of the images; default: "
+                            "what the weight file or its run says, else 224, or 32 for a 3x3 first convolution")
+
+
+def geometry(options: argparse.Namespace) -> Dict[str, Any]:
+    """What a command line says of stem and size, as arguments of get_model."""
+    return {name: value for name in ("stem", "size", "prefix") if (value := getattr(options, name)) is not None}
 
 
 def add_images(parser: argparse.ArgumentParser, skipping: str) -> None:
@@ -89,7 +111,8 @@ def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
                         f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
     environment.prepare(options.threads, cpu=options.device != "gpu")
     environment.select_device(options.device, key="--device", remedy="--device cpu")
-    return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights)
+    return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights,
+                           **geometry(options))
 
 
 def require_weights(model: paddle.nn.Layer) -> None:

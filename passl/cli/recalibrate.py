@@ -14,7 +14,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = make_model_parser("passl-recalibrate", "Multi-crop pretraining leaves batch-norm statistics that lean to "
                                "the small crops. Measure them anew on images of one size and write weights, config and "
                                "class names to a folder that is opened like a run. The published results use them as "
-                               "they are.")
+                               "they are.", size=False)
     add_images(parser, "take another image for a damaged file instead of stopping")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--count", type=int, default=10000, help="images to use, spread over all that are given")

@@ -13,7 +13,7 @@ import numpy as np
 from passl import files
 from passl.data.sources import ImageFiles
 from passl.errors import UserError
-from passl.evaluation.features import fingerprint
+from passl.evaluation.features import network_fingerprint
 from passl.files import PathLike
 from passl.inference.card import card_of
 from passl.inference.engine import Engine, Model
@@ -74,7 +74,7 @@ def embed_folder(model: Model, images: Union[ImageFiles, PathLike, Sequence[Path
 
 
 def _embed_folder(engine: Engine, samples: ImageFiles, folder: Path) -> EmbeddedFolder:
-    key = {"weights": fingerprint(engine.network.state_dict()), "images": digest(samples),
+    key = {"weights": network_fingerprint(engine.network), "images": digest(samples),
            "transform": json.loads(json.dumps(card_of(engine.network).transform)), "batch_size": engine.batch_size}
     progress = _progress(folder, key)
     begin = time.monotonic()

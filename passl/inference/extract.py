@@ -11,7 +11,7 @@ import paddle
 from passl import distributed
 from passl.data.loader import Loader
 from passl.errors import NotFinite, UserError
-from passl.evaluation.features import fingerprint, load_features, save_features
+from passl.evaluation.features import load_features, network_fingerprint, save_features
 from passl.files import PathLike
 from passl.inference.card import card_of
 from passl.inference.engine import BatchRecord, Engine
@@ -96,7 +96,7 @@ def labelled_loader(engine: Engine, root: PathLike, place: str) -> Loader:
 
 def feature_key(engine: Engine, loader: Loader) -> Dict[str, Any]:
     """What the features of a loader depend on; to be made before its classes get other numbers."""
-    return {"weights": fingerprint(engine.network.state_dict()), "images": digest(loader.dataset.samples),
+    return {"weights": network_fingerprint(engine.network), "images": digest(loader.dataset.samples),
             "transform": list(card_of(engine.network).transform)}
 
 
