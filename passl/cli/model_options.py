@@ -102,8 +102,8 @@ def write_features_result(options: argparse.Namespace, result: Mapping[str, Any]
                                                **result}, indent=1))
 
 
-def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
-    """Prepare the process, select the device and build the model of a command line."""
+def prepare_models(options: argparse.Namespace) -> None:
+    """Check the numbers that every command with models takes, prepare the process and select the device."""
     from passl.engine import environment
 
     if options.batch_size < 1 or options.workers < 0 or (options.threads or 1) < 1:
@@ -111,6 +111,11 @@ def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
                         f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
     environment.prepare(options.threads, cpu=options.device != "gpu")
     environment.select_device(options.device, key="--device", remedy="--device cpu")
+
+
+def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
+    """Prepare the process, select the device and build the model of a command line."""
+    prepare_models(options)
     return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights,
                            **geometry(options))
 
