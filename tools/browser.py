@@ -33,8 +33,8 @@ class Browser:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         arguments = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
-                     "--no-first-run", "--hide-scrollbars", "--disable-background-networking", "--disable-dev-shm-usage",
-                     f"--user-data-dir={self.folder}", "about:blank"]
+                     "--no-first-run", "--hide-scrollbars", "--disable-background-networking",
+                     "--disable-dev-shm-usage", f"--user-data-dir={self.folder}", "about:blank"]
 
         def place_pipes() -> None:  # the browser reads commands from 3 and answers on 4
             ends = os.dup(to_browser), os.dup(from_browser)  # neither of them may be 3 or 4 when the other is placed

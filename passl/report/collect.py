@@ -22,8 +22,8 @@ from passl.inference.card import card_of
 from passl.inference.engine import Engine, Model
 from passl.inference.images import find_images
 from passl.report.contents import Clustering, NetworkView, Report
+from passl.report.run_record import read_training
 from passl.report.thumbnails import read_pictures
-from passl.report.training import read_training
 
 NEIGHBOURS = 12
 VOTERS = 20  # of the k-NN accuracy

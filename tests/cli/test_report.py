@@ -8,7 +8,7 @@ import pytest
 import passl
 from passl.cli import report
 from passl.report.collect import collect_report, nearest_cluster
-from passl.report.page.build import HERE
+from passl.report.page.assemble import HERE
 from tests.cli.shared import SERIAL
 from tests.report.test_page import read
 
@@ -60,10 +60,10 @@ def test_margin_and_confidence_equal_a_plain_softmax():
         np.testing.assert_allclose([margin[row], confidence[row]], [first - second, first], rtol=1e-4, atol=1e-6)
 
 
-def test_options_that_cannot_work_end_before_the_model_is_opened(tmp_path, capsys):
+def test_what_cannot_work_ends_with_a_message(pictures, tmp_path, capsys):
     for options in (["--output", str(tmp_path / "none" / "page.html")], ["--thumbnails", "3"]):
         with pytest.raises(SystemExit):
             report.main(["nothing", "photos", *options])
     assert "fewer than 16 pixels" in capsys.readouterr().err
-    assert report.main([str(tmp_path), str(tmp_path), *SERIAL, "--output", str(tmp_path / "page.html")]) == 1
+    assert report.main([str(tmp_path), str(pictures / "train"), *SERIAL, "--output", str(tmp_path / "page.html")]) == 1
     assert "no weights" in capsys.readouterr().err

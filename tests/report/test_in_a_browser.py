@@ -73,7 +73,8 @@ def test_pictures_of_a_card_are_those_of_its_kind(browser):
     for kind in ("nearest", "border", "random"):
         browser.run(f"document.querySelector('[name=kind][value={kind}]').click()")
         assert browser.run("[...document.querySelectorAll('.card')].every((card) => JSON.stringify([...card."
-                           "querySelectorAll('.thumb')].map((one) => Number(one.dataset.row))) === JSON.stringify(clustering().clusters["
+                           "querySelectorAll('.thumb')].map((one) => Number(one.dataset.row))) === "
+                           "JSON.stringify(clustering().clusters["
                            f"card.dataset.cluster].{kind}.slice(0, 8)))")
 
 
@@ -186,8 +187,8 @@ def test_names_are_never_executed(tmp_path, folder):
         assert wrong == 0
         assert browser.run("document.querySelector('.thumb img').naturalWidth") > 0
         written = browser.run("(async () => { const kept = []; const make = URL.createObjectURL; URL.createObjectURL "
-                              "= (blob) => { kept.push(blob); return make.call(URL, blob); }; download(); const bytes = new "
-                              "Uint8Array(await kept[0].arrayBuffer()); return [...bytes]; })()")
+                              "= (blob) => { kept.push(blob); return make.call(URL, blob); }; download(); const "
+                              "bytes = new Uint8Array(await kept[0].arrayBuffer()); return [...bytes]; })()")
         expected = [b"photos/" + os.fsencode(name) for name in HOSTILE if "\n" not in name]
         assert bytes(written).split(b"\n") == [*expected, b""]
         assert not browser.run("document.getElementById('download-left').hidden")
@@ -207,7 +208,8 @@ def test_axe_finds_nothing_serious(page, dark):
         for state in ("0", "document.querySelector('.thumb').click()"):
             browser.run(state)
             found = browser.run("axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) => "
-                                "[v.impact, v.id, v.nodes.length, v.nodes[0].html.slice(0, 200), v.nodes[0].failureSummary]))")
+                                "[v.impact, v.id, v.nodes.length, v.nodes[0].html.slice(0, 200), "
+                                "v.nodes[0].failureSummary]))")
             assert [one for one in found if one[0] in ("serious", "critical")] == []
 
 

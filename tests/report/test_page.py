@@ -10,7 +10,7 @@ import pytest
 
 from passl.errors import UserError
 from passl.report.page import write_page
-from passl.report.page.build import HERE, packed, showable
+from passl.report.page.assemble import HERE, packed, showable
 from passl.report.thumbnails import encode, fit_into
 from tests.report.pages import HOSTILE, report, thumbnail
 

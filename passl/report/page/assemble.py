@@ -17,8 +17,8 @@ from passl.errors import UserError
 from passl.evaluation.cluster_metrics import contingency
 from passl.files import PathLike
 from passl.report.contents import Clustering, NetworkView, Report
+from passl.report.run_record import curves
 from passl.report.thumbnails import fit_into
-from passl.report.training import curves
 
 HERE = Path(__file__).parent
 LANGUAGES = ("en", "zh")
