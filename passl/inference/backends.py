@@ -111,6 +111,15 @@ class Backend:
                           f"Paddle {paddle.__version__}"])
 
 
+@contextlib.contextmanager
+def threads_kept(threads: int) -> Iterator[None]:
+    """A predictor leaves the whole process with one thread behind, when it is made and after each run."""
+    try:
+        yield
+    finally:
+        paddle.base.core.set_num_threads(threads)
+
+
 class PaddleInference(Backend):
     """Paddle's own predictor, with oneDNN and all threads: by itself it takes one thread."""
 
@@ -123,14 +132,17 @@ class PaddleInference(Backend):
         config.disable_glog_info()
         config.enable_mkldnn()  # the default of Paddle 3, not of 2.6
         config.set_cpu_math_library_num_threads(threads)
-        self.predictor = inference.create_predictor(config)
+        self.threads = threads
+        with threads_kept(threads):
+            self.predictor = inference.create_predictor(config)
         self.images = self.predictor.get_input_handle(self.predictor.get_input_names()[0])
         self.outputs = [self.predictor.get_output_handle(name) for name in self.predictor.get_output_names()]
 
     def __call__(self, images):
-        self.images.copy_from_cpu(images)
-        self.predictor.run()
-        return [output.copy_to_cpu() for output in self.outputs]
+        with threads_kept(self.threads):
+            self.images.copy_from_cpu(images)
+            self.predictor.run()
+            return [output.copy_to_cpu() for output in self.outputs]
 
 
 class OnnxRuntime(Backend):
