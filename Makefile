@@ -68,11 +68,13 @@ test-machines: $(READY)
 test-power: $(READY)
 	$(BIN)/python -m tests.power $(FAULTS)
 
-# A normal installation, not the editable one: the wheel holds the package, and the command trains outside the checkout.
+# A normal installation, not the editable one: the wheel holds the package and its table of releases, and the commands
+# work outside the checkout.
 test-install: $(READY)
 	rm -rf build/installed && mkdir -p build/installed
 	$(BIN)/python -m pip install --quiet --no-deps --target build/installed .
 	cd build && PYTHONPATH=$(CURDIR)/build/installed installed/bin/passl-train --version
+	cd build && PYTHONPATH=$(CURDIR)/build/installed installed/bin/passl-list-models > /dev/null
 	cd build && PYTHONPATH=$(CURDIR)/build/installed ../$(BIN)/python -c "import passl, sys; sys.exit('installed' not in passl.__file__)"
 
 format: $(READY)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from passl.cli.config_options import make_parser  # noqa: E402
+from passl.cli.run import make_parser  # noqa: E402
 
 
 def main(arguments=None) -> int:

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 import passl
-from passl.cli.config_options import add_engine
-from passl.cli.model_options import add_images, check_output, make_model_parser, open_model, require_one_process
+from passl.cli.model_options import (
+    add_forward_pass,
+    add_images,
+    check_output,
+    make_model_parser,
+    open_model,
+    require_one_process,
+)
 from passl.cli.run import run_guarded
 from passl.errors import UserError
 
@@ -19,7 +25,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = make_model_parser("passl-assign", "Sort images into the clusters (prototypes) of a pretrained network. In "
                                "a folder with one sub-folder per class the agreement with the classes is printed.")
     add_images(parser, "leave damaged files out instead of stopping")
-    add_engine(parser)
+    add_forward_pass(parser)
     parser.add_argument("--output", metavar="FILE", help="CSV: path, then cluster and confidence for each head")
     parser.add_argument("--links", metavar="FOLDER", help="make FOLDER/cluster_0012/<image> links, to look at clusters")
     parser.add_argument("--balanced", action="store_true", help="assign all images together by Sinkhorn, about equally "

@@ -4,8 +4,14 @@ from __future__ import annotations
 from typing import Optional, Sequence
 
 import passl
-from passl.cli.config_options import add_engine
-from passl.cli.model_options import add_images, make_model_parser, open_model, require_one_process, require_weights
+from passl.cli.model_options import (
+    add_forward_pass,
+    add_images,
+    make_model_parser,
+    open_model,
+    require_one_process,
+    require_weights,
+)
 from passl.cli.run import run_guarded
 
 
@@ -14,7 +20,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = make_model_parser("passl-embed", "Write the features of images: features.npy [N, F] and index.csv. Called "
                                "again after an interruption it continues.")
     add_images(parser, "give damaged files a row of NaN instead of stopping")
-    add_engine(parser)
+    add_forward_pass(parser)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where features.npy and index.csv go")
     options = parser.parse_args(arguments)
     require_one_process(parser)

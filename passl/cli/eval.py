@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import List, Optional
 
-from passl.cli.config_options import add_engine, make_parser
-from passl.cli.run import run_guarded
+from passl.cli.run import add_engine, make_parser, run_guarded
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

@@ -6,8 +6,14 @@ import json
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from passl.cli.config_options import add_engine
-from passl.cli.model_options import add_images, check_output, make_model_parser, open_model, require_one_process
+from passl.cli.model_options import (
+    add_forward_pass,
+    add_images,
+    check_output,
+    make_model_parser,
+    open_model,
+    require_one_process,
+)
 from passl.cli.run import run_guarded
 from passl.errors import UserError
 
@@ -16,7 +22,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point of the command."""
     parser = make_model_parser("passl-predict", "Classify images with a trained probe or fine-tuned model.")
     add_images(parser, "leave damaged files out instead of stopping")
-    add_engine(parser)
+    add_forward_pass(parser)
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="answers for each image")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, for weights that bring none")
     parser.add_argument("--output", metavar="FILE", help="write .json or .csv instead of lines on the terminal")

@@ -4,8 +4,7 @@ from __future__ import annotations
 import sys
 from typing import List, Optional
 
-from passl.cli.config_options import make_parser, profiler_options
-from passl.cli.run import run_guarded
+from passl.cli.run import make_parser, profiler_options, run_guarded
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

@@ -15,15 +15,14 @@ import paddle
 from passl import distributed
 from passl.config import Config
 from passl.data import build_loader
-from passl.engine import checkpoint, environment, log, nonfinite, resume
-from passl.engine.agreement import agree
+from passl.engine import checkpoint, environment, log, resume
 from passl.engine.batches import Feed
 from passl.engine.callbacks import Callback, StepRecord
 from passl.engine.components import build_callbacks, build_companions, build_evaluations, build_method
 from passl.engine.interrupt import Interrupt
 from passl.engine.precision import Precision
 from passl.engine.progress import NamedParts, Progress
-from passl.engine.step import Stepper
+from passl.engine.step import Broken, Stepper, failure, refuse_broken_state
 from passl.findings import refuse
 from passl.models.recompute import recompute_stages
 from passl.optim.groups import GroupedOptimizer
@@ -99,9 +98,9 @@ class Trainer:
     def run(self) -> None:
         """Train to the last epoch (or max_train_step); on SIGTERM or SIGINT finish the step, save and return."""
         progress = self.progress
-        agree(self.folder, self.config, {"training images": len(self.loader.dataset), "iterations": self.iterations,
-                                         "epoch": progress.epoch, "samples used": progress.consumed,
-                                         "step": progress.step})
+        resume.agree(self.folder, self.config, {
+            "training images": len(self.loader.dataset), "iterations": self.iterations, "epoch": progress.epoch,
+            "samples used": progress.consumed, "step": progress.step})
         self._open_folder()
         self._announce()
         self._tell("on_train_start", self)
@@ -173,7 +172,7 @@ class Trainer:
             command.append("Global.max_train_step=None")
         LOGGER.info(f"stopped by {reason}, saved after step {self.step}; resume with {shlex.join(command)}")
 
-    def _leave_out(self, broken: nonfinite.Broken, rates: Dict[str, float]) -> None:
+    def _leave_out(self, broken: Broken, rates: Dict[str, float]) -> None:
         """Go on without a step that was not finite, or stop: at once when the weights themselves are broken."""
         progress, allowed = self.progress, self.settings["max_nonfinite_steps"]
         progress.nonfinite_steps += 1
@@ -182,7 +181,7 @@ class Trainer:
                            f"({progress.nonfinite_steps} of at most {allowed}, Global.max_nonfinite_steps)")
             return
         self._save(["nonfinite"])
-        raise nonfinite.failure(broken, self.step, progress.epoch, self.folder / "nonfinite", rates)
+        raise failure(broken, self.step, progress.epoch, self.folder / "nonfinite", rates)
 
     # ------------------------------------------------------------------------------------------------- epoch ends
     def _finish_epoch(self) -> bool:
@@ -222,7 +221,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------- state
     def _save(self, names: List[str]) -> None:
         if names != ["nonfinite"]:
-            nonfinite.refuse_broken_state(self.method.model.state_dict(), names)
+            refuse_broken_state(self.method.model.state_dict(), names)
         self.store.save(names, self.step, self.parts.shared_files, self.parts.rank_state())
         for name in names:
             if name != "latest":

@@ -201,7 +201,9 @@ class Method:
         raise NotImplementedError
 
     def after_backward(self, position: int) -> None:
-        """Called between backward and the optimizer, unless the loss is not finite."""
+        """Called between backward and the optimizer, unless the loss is not finite; holds frozen prototypes."""
+        if position < self.frozen_steps:
+            self.model.hold_prototypes()
 
     def after_step(self, step: int) -> None:
         """Called after the optimizer, unless the step was left out."""

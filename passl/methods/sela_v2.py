@@ -62,7 +62,3 @@ class SeLaV2(EpochLabels):
         self.model.release_prototypes()
         self.model.normalize_prototypes()
         return super().training_step(batch, plan)
-
-    def after_backward(self, position):
-        if position < self.frozen_steps:
-            self.model.hold_prototypes()

@@ -205,10 +205,6 @@ class SwAV(Method):
         targets, statistics = self.assign(paddle.concat(embeddings, axis=1), paddle.concat(scores, axis=1))
         return [(part, statistics) for part in paddle.split(targets, sizes, axis=1)]
 
-    def after_backward(self, position):
-        if position < self.frozen_steps:
-            self.model.hold_prototypes()
-
     # ---------------------------------------------------------------------------------------------- epochs, state
     def advice(self, run):
         prototypes, images, queued = self.usage.shape[0], run.dataset_size, self.queue.total_length if self.queue else 0

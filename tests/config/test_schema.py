@@ -34,7 +34,7 @@ def test_the_tables_print():
 
 
 def test_loading_and_checking_imports_no_paddle():
-    code = ("import sys, passl.config, passl.cli.config_options; "
+    code = ("import sys, passl.config, passl.cli.run; "
             "passl.config.check(passl.config.Config({'Global': {'epochs': 1}, 'Model': {'name': 'x'}}), {}); "
             "print([name for name in ('paddle', 'cv2', 'sklearn', 'visualdl') if name in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -3,6 +3,7 @@ import json
 import os
 import resource
 
+import numpy as np
 import paddle
 import pytest
 
@@ -35,6 +36,20 @@ def test_layout_is_passl_with_a_manifest(finished):
 @pytest.mark.parametrize("spelling", ["latest", "latest.pdparams", "latest.pdopt", "epoch_3", "", "latest/"])
 def test_locate_takes_every_spelling(finished, spelling):
     assert checkpoint.locate(os.path.join(str(finished.folder), spelling)).name == "step_000000015"
+
+
+def test_ranks_come_back_in_the_order_of_their_numbers(tmp_path):
+    """Rank 10 after rank 2, not after rank 1."""
+    store, aside = checkpoint.CheckpointStore(tmp_path, 0), tmp_path / "checkpoints" / ".step_000000003.partial"
+    shared = {checkpoint.PARAMETERS: {"weight": np.ones(2)}, checkpoint.OPTIMIZER: {}, checkpoint.STATES: {}}
+
+    def others_write_too():
+        for rank in range(1, 12):
+            paddle.save({"number": rank}, str(aside / f"rank_{rank}.pdstates"))
+        return shared
+
+    store.save(["latest"], 3, others_write_too, {"number": 0})
+    assert [state["number"] for state in checkpoint.load(str(tmp_path / "latest")).ranks] == list(range(12))
 
 
 def test_keep_none_and_keep_all(config):

@@ -176,7 +176,7 @@ def test_scaled_gradients_are_left_to_the_loss_scaler(config):
 
 
 def test_norms_tell_which_tensors_are_broken():
-    from passl.engine.nonfinite import broken
+    from passl.engine.step import broken
 
     tensors = [paddle.ones([3]), paddle.to_tensor([1.0, float("nan")]), paddle.to_tensor([float("-inf")]), None]
     assert broken(list(zip("abcd", tensors))) == ["b", "c"] and broken([]) == []

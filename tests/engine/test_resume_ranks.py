@@ -9,9 +9,9 @@ import pytest
 
 from passl import distributed
 from passl.config import Config
-from passl.engine import agreement
-from passl.engine.agreement import differences, shared_settings
+from passl.engine import resume
 from passl.engine.callbacks import Callback
+from passl.engine.resume import differences, shared_settings
 from passl.engine.trainer import Trainer
 from tests.distributed.ranks import run_ranks
 from tests.engine.runs import assert_same_state, state_of, trainer, write_config, write_images
@@ -89,7 +89,7 @@ def on_two_ranks(config):
     rank = distributed.rank()
     elsewhere = Path(config).parent / f"home{rank}"
     elsewhere.mkdir()
-    agreement.PATIENCE = 0.2
+    resume.PATIENCE = 0.2
     os.chdir(elsewhere)
     images = write_images(elsewhere / "images", IMAGES - rank)
     apart = trainer(Path(config), "Global.output_dir=mine", f"DataLoader.Train.dataset.root={images}",

@@ -52,6 +52,14 @@ def test_state_round_trip_keeps_where_the_epoch_stands():
         assert contents(copy) == contents(bank) and len(contents(copy)) == (1 if stale else 3)
 
 
+def test_every_rank_gets_its_own_rows_back():
+    saved = [bank_of([0, 2]), bank_of([1, 3])]
+    for rank in range(2):
+        bank = MemoryBank(2, 2, 3)
+        assert bank.load([one.state() for one in saved], rank, 2) is None
+        assert contents(bank) == contents(saved[rank])
+
+
 def test_re_divided_among_another_number_of_ranks():
     states = [bank_of([0, 2], [4, 6]).state(), bank_of([1, 3], [5]).state()]
     joined = []

@@ -1,8 +1,8 @@
 """Images a second of everything that can run a network on this CPU: `python tools/benchmarks/inference.py`.
 
-Every contender has a process of its own. They take turns, one at work and the others asleep, and the table holds medians
-over the turns, so that a busy machine slows all of them. Contenders: the engines of this library; `paddle.jit.load`; and
-onnxruntime and OpenVINO called without this library, on the same ONNX file and ready arrays.
+Every contender has a process of its own. They take turns, one at work and the others asleep, and the table holds
+medians over the turns, so that a busy machine slows all of them. Contenders: the engines of this library;
+`paddle.jit.load`; and onnxruntime and OpenVINO called without this library, on the same ONNX file and ready arrays.
 
     python tools/benchmarks/inference.py --networks resnet50@224 resnet18@64 --batch-sizes 1 16 64
     python tools/benchmarks/inference.py --images FOLDER --batch-sizes 16     # from files, with decoding and resizing
@@ -45,7 +45,8 @@ def ready(options):
     if options.contender in ENGINES:
         from passl.inference.forward import Forward
 
-        forward = Forward(model, lambda x: {"features": model.extract_feat(x)}, ["features"], options.contender, 10 ** 9)
+        forward = Forward(model, lambda x: {"features": model.extract_feat(x)}, ["features"], options.contender,
+                          images=10 ** 9)
         tensor = paddle.to_tensor(images)
 
         def run():
@@ -179,8 +180,8 @@ def main() -> None:
 
     threads = environment.prepare()
     print(f"# {threads} threads, load of the machine {os.getloadavg()[0]:.1f} at the start")
-    print("| network | batch | contender | images/s, median | times eager | median of the turns' ratios |\n" + "|---" * 6
-          + "|", flush=True)
+    print("| network | batch | contender | images/s, median | times eager | median of the turns' ratios |")
+    print("|---" * 6 + "|", flush=True)
     for network in options.networks:
         for batch_size in options.batch_sizes:
             compare(options, network, batch_size)

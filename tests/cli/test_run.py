@@ -1,7 +1,7 @@
 import pytest
 
 import passl
-from passl.cli.config_options import make_parser, profiler_options
+from passl.cli.run import make_parser, profiler_options
 
 
 @pytest.fixture
