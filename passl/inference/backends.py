@@ -18,7 +18,7 @@ import paddle
 from paddle import nn
 
 from passl.errors import UserError
-from passl.inference.exported import model_files
+from passl.inference.exported import Exported, model_files
 
 PROGRAM, ONNX = "program", "program.onnx"  # names in the folder of a program
 
@@ -111,38 +111,16 @@ class Backend:
                           f"Paddle {paddle.__version__}"])
 
 
-@contextlib.contextmanager
-def threads_kept(threads: int) -> Iterator[None]:
-    """A predictor leaves the whole process with one thread behind, when it is made and after each run."""
-    try:
-        yield
-    finally:
-        paddle.base.core.set_num_threads(threads)
-
-
 class PaddleInference(Backend):
     """Paddle's own predictor, with oneDNN and all threads: by itself it takes one thread."""
 
     name = "paddle"
 
     def __init__(self, folder: Path, threads: int):
-        from paddle import inference
-
-        config = inference.Config(*map(str, model_files(folder / PROGRAM)))
-        config.disable_glog_info()
-        config.enable_mkldnn()  # the default of Paddle 3, not of 2.6
-        config.set_cpu_math_library_num_threads(threads)
-        self.threads = threads
-        with threads_kept(threads):
-            self.predictor = inference.create_predictor(config)
-        self.images = self.predictor.get_input_handle(self.predictor.get_input_names()[0])
-        self.outputs = [self.predictor.get_output_handle(name) for name in self.predictor.get_output_names()]
+        self.run = Exported(folder / PROGRAM, threads)
 
     def __call__(self, images):
-        with threads_kept(self.threads):
-            self.images.copy_from_cpu(images)
-            self.predictor.run()
-            return [output.copy_to_cpu() for output in self.outputs]
+        return self.run(images)
 
 
 class OnnxRuntime(Backend):
