@@ -6,7 +6,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type
 
 import numpy as np
 import paddle
@@ -162,7 +162,7 @@ def _is_plain(images: paddle.Tensor, output: Dict[str, paddle.Tensor]) -> bool:
             and all(tensor.dtype == paddle.float32 for tensor in (images, *output.values())))
 
 
-def difference_of(found: Dict[str, np.ndarray], expected: Dict[str, np.ndarray]) -> float:
+def difference_of(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
     """max |a - b| / max |b|, the largest of all outputs; ValueError above TOLERANCE, for NaN and for other shapes."""
     worst = 0.0
     for name, array in expected.items():

@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 import passl
+from passl.data.sources import ImageFiles
 from passl.errors import NotFinite
 from passl.inference import backends, forward, trial
 from passl.inference.engine import Engine
@@ -319,3 +320,21 @@ def test_passl_embed_names_the_engine_and_goes_on_with_another(tmp_path, picture
     expected = passl.embed(network, pictures / "train", engine="eager")
     found = np.load(tmp_path / "out" / "features.npy")
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(tmp_path, picture, no_trials):
+    """Over 20,000 files: what a pass holds does not grow with the images that it has seen."""
+    psutil = pytest.importorskip("psutil", reason="psutil wanted: pip install psutil")
+    from PIL import Image
+
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    network = randomised(SMALL)
+    network.card = passl.get_model("resnet10", base_channels=4, stem="small").card
+    network.card.transform = [{"Resize": {"size": [16, 16]}}, {"Normalize": {"mean": 0.5, "std": 0.25}}]
+    files = ImageFiles([str(tmp_path / "one.png")] * 20000)
+    held = []
+    for batch in Engine(network, 50, workers=1, backend="paddle").stream(files):
+        if batch.start % 4000 == 0:
+            held.append(psutil.Process().memory_info().rss / 2 ** 20)
+    assert held[-1] - held[1] < 20, held  # MiB; the images alone are 15 of each 4000
