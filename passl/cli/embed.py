@@ -1,6 +1,7 @@
 """`passl-embed MODEL IMAGES... --output FOLDER`: features of images as .npy with an index."""
 from __future__ import annotations
 
+import os
 from typing import Optional, Sequence
 
 import passl
@@ -21,7 +22,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                                "again after an interruption it continues.")
     add_images(parser, "give damaged files a row of NaN instead of stopping")
     add_forward_pass(parser)
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where features.npy and index.csv go")
+    parser.add_argument("--output", required=True, type=os.path.expanduser, metavar="FOLDER",
+                        help="where features.npy and index.csv go")
     options = parser.parse_args(arguments)
     require_one_process(parser)
     return run_guarded(parser.prog, lambda: embed(options),

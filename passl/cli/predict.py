@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from passl import files
 from passl.cli.model_options import (
     add_forward_pass,
     add_images,
@@ -24,8 +26,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     add_images(parser, "leave damaged files out instead of stopping")
     add_forward_pass(parser)
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="answers for each image")
-    parser.add_argument("--classes", metavar="FILE", help="class names, one a line, for weights that bring none")
-    parser.add_argument("--output", metavar="FILE", help="write .json or .csv instead of lines on the terminal")
+    parser.add_argument("--classes", type=os.path.expanduser, metavar="FILE",
+                        help="class names, one a line, for weights that bring none")
+    parser.add_argument("--output", type=os.path.expanduser, metavar="FILE",
+                        help="write .json or .csv instead of lines on the terminal")
     options = parser.parse_args(arguments)
     require_one_process(parser)
     if options.top_k < 1:
@@ -64,7 +68,7 @@ def predict(options) -> None:
 
 def write(path: Path, results: List[dict]) -> None:
     """JSON as it is, or CSV with one line for each image and rank."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with files.written_text(path) as file:
         if path.suffix == ".json":
             json.dump(results, file, indent=1)
             return

@@ -5,6 +5,7 @@ metrics are the parameters of their constructors and need no line here. `python 
 """
 from __future__ import annotations
 
+import os
 from typing import Any, Dict, List, Literal, Optional
 
 from passl.config.fields import ABSENT, REQUIRED, Component, ComponentList, GroupList, Key, Legacy, Section
@@ -16,6 +17,10 @@ def _flags(flags: Dict[str, Any]) -> Dict[str, Any]:
     if wrong:
         raise UserError(f"Paddle flags start with FLAGS_, '{wrong[0]}' does not")
     return flags
+
+
+def _home(path: Optional[str]) -> Optional[str]:
+    return None if path is None else os.path.expanduser(path)
 
 
 def _batch_norm_mode(mode: Any) -> Any:
@@ -54,12 +59,14 @@ GLOBAL = Section(
         minimum=0),
     # where it starts and what it writes
     Key("checkpoint", Optional[str], None, "Resume exactly from this checkpoint, for instance"
-        " output/<Model.name>/latest. auto: from the run's own latest if there is one, for jobs that are restarted."),
+        " output/<Model.name>/latest. auto: from the run's own latest if there is one, for jobs that are restarted.",
+        convert=_home),
     Key("overwrite", bool, False, "Start afresh where an earlier run is and remove its checkpoints and metrics. Without"
         " it such a start is refused; it does nothing when checkpoint is set."),
     Key("pretrained_model", Optional[str], None, "Start from these weights, with or without suffix; optimizer and"
-        " epoch start afresh."),
-    Key("output_dir", str, "./output/", "Everything a run writes goes to <output_dir>/<Model.name>."),
+        " epoch start afresh.", convert=_home),
+    Key("output_dir", str, "./output/", "Everything a run writes goes to <output_dir>/<Model.name>.",
+        convert=_home),
     Key("save_interval", int, 1, "Epochs between checkpoints.", minimum=1),
     Key("save_step_interval", int, 0, "Also save `latest` every this many steps; 0 is off. For epochs of an hour and"
         " machines that get taken away.", minimum=0),

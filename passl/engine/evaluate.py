@@ -73,13 +73,13 @@ def evaluate(config: str, overrides: Sequence[str] = (), engine: str = "auto") -
 
 def evaluate_config(config: Mapping[str, Any], engine: str = "auto") -> Evaluation:
     """Validate what a checked config describes, with its weights, in a process that is prepared for it."""
+    from passl.data.class_numbers import KnownClasses
     from passl.engine.components import build_validation
     from passl.engine.log import LOGGER, LogLines
     from passl.engine.precision import Precision
     from passl.evaluation.metrics import ConfusionMatrix
     from passl.inference.card import class_names_of
     from passl.inference.from_config import build_classifier, is_classifier
-    from passl.inference.labelled_data import number_as_trained
     from passl.weights import load_into
     from passl.weights.locate import find_weights
 
@@ -97,8 +97,8 @@ def evaluate_config(config: Mapping[str, Any], engine: str = "auto") -> Evaluati
     method = build_classifier(config, path)
     LOGGER.info(str(load_into(method.model, path, strict="all")))  # a random head would look like a bad result
     precision = Precision(config.get("FP16"), settings["device"])
-    validation = build_validation(config, method, None, precision.autocast, backend=engine)
-    number_as_trained(validation.loader.dataset, class_names_of(path), method.classes)
+    known = KnownClasses(class_names_of(path), method.classes, "the classifier")
+    validation = build_validation(config, method, None, precision.autocast, known, engine)
     matrix = next((metric for metric in validation.metrics if isinstance(metric, ConfusionMatrix)), None)
     if matrix is None:
         matrix = ConfusionMatrix()

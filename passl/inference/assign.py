@@ -110,6 +110,6 @@ def require_prototypes(model: paddle.nn.Layer) -> None:
 
 def trained_settings(model: paddle.nn.Layer) -> Dict[str, float]:
     """`temperature` and `epsilon` of the run that the weights are from, else the customary ones of `assign`."""
-    source = card_of(model).source
-    trained = (run_config(Path(source)).get("Model") or {}) if source else {}
+    card = card_of(model)
+    trained = card.model or ((run_config(Path(card.source)).get("Model") or {}) if card.source else {})
     return {name: trained.get(name, usual) for name, usual in (("temperature", TEMPERATURE), ("epsilon", EPSILON))}

@@ -14,7 +14,7 @@ import numpy as np
 from passl import files
 from passl.data.sources import ImageFiles
 from passl.errors import UserError
-from passl.evaluation.features import fingerprint
+from passl.evaluation.features import network_fingerprint
 from passl.files import PathLike
 from passl.inference.card import card_of
 from passl.inference.engine import Engine, Model
@@ -70,7 +70,7 @@ def embed_folder(model: Model, images: Union[ImageFiles, PathLike, Sequence[Path
         >>> numpy.load("embeddings/features.npy").shape
         (1, 32)
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     busy = UserError(f"another process is writing embeddings to {folder}: wait for it, or choose another folder")
     samples = images if isinstance(images, ImageFiles) else find_images(images)
@@ -79,7 +79,7 @@ def embed_folder(model: Model, images: Union[ImageFiles, PathLike, Sequence[Path
 
 
 def _embed_folder(engine: Engine, samples: ImageFiles, folder: Path) -> EmbeddedFolder:
-    key = {"weights": fingerprint(engine.network.state_dict()), "images": digest(samples),
+    key = {"weights": network_fingerprint(engine.network), "images": digest(samples),
            "transform": json.loads(json.dumps(card_of(engine.network).transform)), "batch_size": engine.batch_size}
     progress = _progress(folder, key)
     begin = time.monotonic()
@@ -143,7 +143,7 @@ def _open(path: Path, shape, new: bool) -> np.memmap:
 
 
 def _write_index(path: Path, samples: ImageFiles, unreadable) -> None:
-    with files.written_aside(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with files.written_text(path) as file:
         writer = csv.writer(file)
         writer.writerow(["row", "path", "class", "readable"])
         for row in range(len(samples)):

@@ -45,7 +45,7 @@ def recalibrate(model: paddle.nn.Layer, images: Union[PathLike, Sequence[PathLik
     model.card.transform = evaluation_transform(size, mean, std)
     measured = measure_batch_norm(Engine(model, batch_size, workers, skip_unreadable), used)
     if folder is not None:
-        save_run(Path(folder), model, run_config(Path(model.card.source)) if model.card.source else {})
+        save_run(Path(folder).expanduser(), model, run_config(Path(model.card.source)) if model.card.source else {})
     return measured
 
 

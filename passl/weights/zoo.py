@@ -10,7 +10,7 @@ import fnmatch
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import yaml
 
@@ -84,10 +84,10 @@ def _published() -> Iterator[Release]:
     groups = yaml.safe_load(Path(__file__).with_name("releases.yaml").read_text(encoding="utf-8"))
     for group in groups:
         for own in group["releases"]:
-            facts = {**group["shared"], **own}
-            facts.setdefault("url", facts["folder"] + facts["file"])
-            del facts["folder"]
-            yield Release(**{name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts.items()})
+            facts: Dict[str, Any] = {**group["shared"], **own}
+            folder = facts.pop("folder")
+            lists = {name: tuple(fact) for name, fact in facts.items() if isinstance(fact, list)}
+            yield Release(**{"url": folder + facts["file"], **facts, **lists})
 
 
 RELEASES: Tuple[Release, ...] = tuple(_published())
@@ -109,7 +109,7 @@ def release(name: str) -> Release:
 
 def home() -> str:
     """Where this library keeps files between runs: $PASSL_HOME, by default ~/.passl."""
-    return os.environ.get("PASSL_HOME") or os.path.join(os.path.expanduser("~"), ".passl")
+    return os.path.expanduser(os.environ.get("PASSL_HOME") or "~/.passl")
 
 
 def weights_folder() -> str:

@@ -191,8 +191,7 @@ class ResizeImage:
         return picture if picture.size == target else picture.resize(target, self.filter)
 
 
-@TRANSFORMS.register("CenterCrop")
-@TRANSFORMS.register("CenterCropImage")
+@TRANSFORMS.register("CenterCrop", "CenterCropImage")
 class CenterCrop:
     """The central [height, width] pixels; a smaller image is first padded with black (torchvision's rule)."""
 
@@ -208,8 +207,7 @@ class CenterCrop:
         return picture.crop((left, top, left + self.width, top + self.height))
 
 
-@TRANSFORMS.register("RandomResizedCrop", legacy=_PIL_ONLY)
-@TRANSFORMS.register("RandCropImage", legacy=_PIL_ONLY)
+@TRANSFORMS.register("RandomResizedCrop", "RandCropImage", legacy=_PIL_ONLY)
 class RandomResizedCrop:
     """A box of random area (share of the image, uniform in `scale`) and aspect ratio, resized to `size`."""
 
@@ -299,13 +297,9 @@ class DeviceStep:
     constants: Optional[tuple] = None
 
 
-@TRANSFORMS.register("ToTensor")
-@TRANSFORMS.register("ToCHWImage")
+@TRANSFORMS.register("ToTensor", "ToCHWImage")
 class ToTensor(DeviceStep):
     """To [0, 1] and channels first; both are part of the loader's normalizer."""
-
-    def __init__(self):
-        pass
 
 
 def _mean_and_std(mean, std):
@@ -341,10 +335,10 @@ class NormalizeImage(DeviceStep):
 def _fraction(value: Union[float, str]) -> float:
     """A number, or text such as '1.0/255.0'."""
     try:
-        parts = [float(part) for part in str(value).split("/")]
-        number = parts[0] / parts[1] if len(parts) == 2 else parts[0]
+        numerator, slash, denominator = str(value).partition("/")
+        number = float(numerator) / (float(denominator) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
-        parts, number = [], 0.0
-    if len(parts) not in (1, 2) or number <= 0:
+        number = 0.0
+    if not number > 0:
         raise DataError(f"NormalizeImage scale '{value}' is not a positive number or a fraction such as 1.0/255.0")
     return number

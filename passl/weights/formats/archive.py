@@ -6,7 +6,7 @@ import re
 import struct
 import zipfile
 import zlib
-from typing import Any, Dict, KeysView, Optional
+from typing import Any, Dict, KeysView, Optional, cast
 
 from passl.errors import CheckpointError, UnsafeCheckpoint
 
@@ -24,7 +24,7 @@ class Archive:
 
     def __init__(self, data: memoryview, expansion: int = 40, check_sums: bool = True):
         self._data = data
-        self._mapped: Any = data.obj
+        self._mapped = cast(Any, data.obj)  # the mmap; zipfile's annotations know files only
         self._check_sums = check_sums
         try:
             members = zipfile.ZipFile(self._mapped).infolist()

@@ -20,6 +20,7 @@ from passl.weights.formats.pickle_values import ENTRY, MARK, OBJECT, Budget, Bui
 MAX_OPCODES = 8_000_000  # a training checkpoint with 1000 tensors needs about 100 thousand
 # classes of configurations that many trainers pickle beside their weights
 _ALWAYS_INERT = re.compile(r"(?:omegaconf|typing)\.|argparse\.Namespace$")
+_LAYERS = ("torch.nn.modules.", "torch.nn.parallel.", "torchvision.models.", "paddle.nn.")  # modules of classes
 _NAMES_TOLD = 20
 
 
@@ -56,6 +57,10 @@ class PickleMachine:
         if self.refused:
             names = ", ".join(f"'{name[:120]}'" for name in self.refused[:_NAMES_TOLD])
             more = f" and {len(self.refused) - _NAMES_TOLD} more" if len(self.refused) > _NAMES_TOLD else ""
+            if any(name.startswith(_LAYERS) for name in self.refused):
+                raise UnsafeCheckpoint(f"the file holds a whole model ({names}{more}), not its weights; nothing was "
+                                       "executed. In the program that made it, save model.state_dict() instead of "
+                                       "model") from None
             raise UnsafeCheckpoint(f"the file asks for {names}{more}, which is not a plain value or array; nothing was "
                                    "executed. If you trust the file and do not need these objects, list the names as "
                                    "inert (passl-convert --inert NAME, read(path, inert=[NAME, ...]))")
