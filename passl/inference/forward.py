@@ -25,8 +25,8 @@ from passl.inference.trial import (
 
 LOGGER = logging.getLogger("passl.inference")
 TOLERANCE = 1e-4  # largest difference from the live network, as a share of the largest value
-# What is left to do on the live network, in seconds, from which a program pays. To build one takes 4 to 12 seconds on
-# two cores (docs/benchmarks.md), and it saves half of the time or more.
+# What is left to do on the live network, in seconds, from which a program pays: to start one takes 6 to 7 seconds of a
+# core, and the first time a child process as well (docs/benchmarks.md); it saves half of the time or more.
 WORTH_SECONDS = 20.0
 
 Live = Callable[[paddle.Tensor], Dict[str, paddle.Tensor]]
