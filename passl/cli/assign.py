@@ -9,7 +9,14 @@ from typing import Optional, Sequence
 
 import passl
 from passl import files
-from passl.cli.model_options import add_images, check_output, make_model_parser, open_model, require_one_process
+from passl.cli.model_options import (
+    add_forward_pass,
+    add_images,
+    check_output,
+    make_model_parser,
+    open_model,
+    require_one_process,
+)
 from passl.cli.run import run_guarded
 from passl.errors import UserError
 
@@ -19,6 +26,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = make_model_parser("passl-assign", "Sort images into the clusters (prototypes) of a pretrained network. In "
                                "a folder with one sub-folder per class the agreement with the classes is printed.")
     add_images(parser, "leave damaged files out instead of stopping")
+    add_forward_pass(parser)
     parser.add_argument("--output", type=os.path.expanduser, metavar="FILE",
                         help="CSV: path, then cluster and confidence for each head")
     parser.add_argument("--links", type=os.path.expanduser, metavar="FOLDER",
@@ -55,7 +63,7 @@ def assign(options) -> None:
     samples = find_images(options.images)
     result = passl.assign(model, samples, options.balanced, iterations=options.iterations, **settings,
                           batch_size=options.batch_size, workers=options.workers,
-                          skip_unreadable=options.skip_unreadable)
+                          skip_unreadable=options.skip_unreadable, engine=options.engine)
     paths = [samples.path(int(index)) for index in result.index]
     if options.output:
         write_csv(Path(options.output), paths, result)

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional
 
 import passl
+from passl.cli.run import add_engine
 from passl.errors import UserError
 from passl.files import writable_folder, write_text
 from passl.models.stems import STEMS
@@ -33,8 +35,8 @@ def make_model_parser(prog: str, description: str, batch_size: int = 64, size: b
     add_geometry(parser, size)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "xpu", "npu"))
     parser.add_argument("--batch-size", type=int, default=batch_size, metavar="N", help="images per forward pass")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode; 0 decodes in the "
-                        "main process; about one per core on a GPU machine")
+    parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes that decode; 0 decodes in "
+                        "the main process; default: one a core, at most 8, and none for few images")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="CPU threads of the network; default: "
                         "all cores")
     parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
@@ -65,9 +67,17 @@ def add_images(parser: argparse.ArgumentParser, skipping: str) -> None:
     parser.add_argument("--skip-unreadable", action="store_true", help=skipping)
 
 
+def add_forward_pass(parser: argparse.ArgumentParser) -> None:
+    """--engine and --scaled-decoding: how fast images are looked at."""
+    add_engine(parser)
+    parser.add_argument("--scaled-decoding", action="store_true", help="decode large JPEG photographs at a fraction of "
+                        "their size: faster, and pixels differ by about one grey level")
+
+
 def make_features_parser(prog: str, description: str) -> argparse.ArgumentParser:
     """A model parser with --train, --test, --cache and --output."""
     parser = make_model_parser(prog, description)
+    add_forward_pass(parser)
     parser.add_argument("--train", required=True, type=os.path.expanduser, metavar="FOLDER",
                         help="labelled images to learn from: a class tree or a list file")
     parser.add_argument("--test", required=True, type=os.path.expanduser, metavar="FOLDER",
@@ -106,18 +116,36 @@ def prepare_models(options: argparse.Namespace) -> None:
     """Check the numbers that every command with models takes, prepare the process and select the device."""
     from passl.engine import environment
 
-    if options.batch_size < 1 or options.workers < 0 or (options.threads or 1) < 1:
+    if options.batch_size < 1 or (options.workers or 0) < 0 or (options.threads or 1) < 1:
         raise UserError(f"--batch-size {options.batch_size} must be at least 1, --workers {options.workers} at least "
                         f"0{'' if options.threads is None else f', --threads {options.threads} at least 1'}")
     environment.prepare(options.threads, cpu=options.device != "gpu")
     environment.select_device(options.device, key="--device", remedy="--device cpu")
+    from passl.inference.backends import require_choice
+
+    require_choice(getattr(options, "engine", "auto"))
+    show_pace()
 
 
 def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
     """Prepare the process, select the device and build the model of a command line."""
     prepare_models(options)
-    return passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights,
-                           **geometry(options))
+    model = passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights,
+                            **geometry(options))
+    if getattr(options, "scaled_decoding", False):
+        model.card.transform = [{"DecodeImage": {"scaled": True}}, *model.card.transform]
+    return model
+
+
+def show_pace() -> None:
+    """Let the forward loop say on the terminal which engine it takes and how fast it is."""
+    logger = logging.getLogger("passl.inference")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.INFO)
 
 
 def require_weights(model: paddle.nn.Layer) -> None:

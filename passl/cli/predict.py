@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 from passl import files
-from passl.cli.model_options import add_images, check_output, make_model_parser, open_model, require_one_process
+from passl.cli.model_options import (
+    add_forward_pass,
+    add_images,
+    check_output,
+    make_model_parser,
+    open_model,
+    require_one_process,
+)
 from passl.cli.run import run_guarded
 from passl.errors import UserError
 
@@ -17,6 +24,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point of the command."""
     parser = make_model_parser("passl-predict", "Classify images with a trained probe or fine-tuned model.")
     add_images(parser, "leave damaged files out instead of stopping")
+    add_forward_pass(parser)
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="answers for each image")
     parser.add_argument("--classes", type=os.path.expanduser, metavar="FILE",
                         help="class names, one a line, for weights that bring none")
@@ -46,7 +54,7 @@ def predict(options) -> None:
         raise UserError(f"--classes {options.classes}: {problem}; wanted is one class name a line, in the order of "
                         "the outputs")
     samples = find_images(options.images)
-    engine = Engine(model, options.batch_size, options.workers, options.skip_unreadable)
+    engine = Engine(model, options.batch_size, options.workers, options.skip_unreadable, options.engine)
     results: List[dict] = []
     for index, result in predictions(engine, samples, classes, options.top_k):
         path = samples.path(index)

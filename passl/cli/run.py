@@ -73,6 +73,13 @@ def make_parser(prog: str, description: str, trains: bool = True) -> argparse.Ar
     return parser
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--engine of the commands that only look at images."""
+    parser.add_argument("--engine", default="auto", choices=("auto", "paddle", "onnxruntime", "openvino", "eager"),
+                        help="what runs the network on a CPU: auto takes onnxruntime or OpenVINO where they are "
+                        "installed (pip install 'passl[fast]'), else Paddle Inference, and eager for few images")
+
+
 def profiler_options(text: Optional[str]) -> dict:
     """`"batch_range=[10, 20]; state=GPU"` to {"batch_range": "[10, 20]", "state": "GPU"}; raises ValueError."""
     options = {}

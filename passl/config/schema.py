@@ -89,6 +89,9 @@ GLOBAL = Section(
     Key("num_threads", Optional[int], None, "CPU threads per process; None is OMP_NUM_THREADS where that is set, else"
         " the machine's cores divided by the processes on it. Paddle alone starts with one, which halves the speed.",
         minimum=1),
+    Key("engine", Literal["eager", "auto", "paddle", "onnxruntime", "openvino"], "eager", "What runs the network in the"
+        " evaluations of a run on a CPU. eager gives the same bits in every run; the others are up to three times as"
+        " fast and differ by rounding, and the weights are trained the same."),
     Key("flags", Dict[str, Any], {}, "Paddle flags, {FLAGS_name: value}.", convert=_flags),
     Key("collective_timeout", float, 1800.0, "Seconds a process waits for the others before it stops the"
         " job; above the longest checkpoint or evaluation of one rank.", minimum=1),

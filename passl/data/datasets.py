@@ -156,7 +156,7 @@ class LabelledDataset(ImageDataset):
 
     def __getitem__(self, entry: Tuple[int, int]):
         epoch, index = entry
-        image, used = self.read(epoch, index)
+        image, used = self.read(epoch, index, self.transform.reduction)
         return self.transform(image, Stream(self.seed, epoch, index)), int(self.labels[used]), used
 
 

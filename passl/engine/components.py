@@ -79,7 +79,9 @@ class OnlineEvaluation:
     """
 
     def __init__(self, queries: Loader, bank: Optional[Loader], probe: Optional[OnlineProbe], interval,
-                 autocast: Callable[[], ContextManager] = nullcontext, neighbours: Sequence[int] = NEIGHBOURS):
+                 autocast: Callable[[], ContextManager] = nullcontext, neighbours: Sequence[int] = NEIGHBOURS,
+                 backend: str = "eager"):
+        self.backend = backend
         self.queries, self.bank, self.probe = queries, bank, probe
         self.interval, self.autocast = interval, autocast
         if bank is not None:
@@ -88,8 +90,8 @@ class OnlineEvaluation:
     def run(self, method, on_batch: Optional[Callable] = None) -> Dict[str, float]:
         """`on_batch` is told of every batch, first of the queries, then of the bank."""
         with self.autocast():
-            queries, labels = extract_features(method.model, self.queries, on_batch)
-            bank = extract_shard(method.model, self.bank, on_batch) if self.bank is not None else None
+            queries, labels = extract_features(method.model, self.queries, on_batch, self.backend)
+            bank = (extract_shard(method.model, self.bank, on_batch, self.backend) if self.bank is not None else None)
         results: Dict[str, float] = {}
         if self.probe is not None:
             known = labels >= 0
@@ -128,7 +130,7 @@ def build_evaluations(config: Mapping[str, Any], loader, method, companions: Map
         # a list may lack the last classes, so the outputs count
         known = known_classes(loader.dataset.samples, "DataLoader.Train")._replace(size=method.classes)
         validation = build_validation(config, method, Interval(settings["eval_interval"], settings["eval_unit"]),
-                                      autocast, known)
+                                      autocast, known, settings["engine"])
         if not distributed.rank():
             tell_shared_files(loader.dataset.samples, validation.loader.dataset.samples, "DataLoader.Train",
                               "DataLoader.Eval")
@@ -148,11 +150,13 @@ def build_evaluations(config: Mapping[str, Any], loader, method, companions: Map
                      "DataLoader.Eval")
     interval = (Interval(settings["knn_interval"]) if bank is not None
                 else Interval(settings["eval_interval"], settings["eval_unit"]))
-    return [OnlineEvaluation(queries, bank, companions.get("online_probe"), interval, autocast)]
+    return [OnlineEvaluation(queries, bank, companions.get("online_probe"), interval, autocast,
+                             backend=settings["engine"])]
 
 
-def build_validation(config: Mapping[str, Any], method, interval, autocast: Callable, known: KnownClasses):
-    """Validation of a classifier on DataLoader.Eval with Loss.Eval and Metric.Eval.
+def build_validation(config: Mapping[str, Any], method, interval, autocast: Callable, known: KnownClasses,
+                     backend: str = "eager"):
+    """Validation of a classifier on DataLoader.Eval with Loss.Eval and Metric.Eval; `backend` as of `Engine`.
 
     known: the classes of the classifier's outputs; those of the images get their numbers, errors see `number_alike`.
     """
@@ -165,4 +169,4 @@ def build_validation(config: Mapping[str, Any], method, interval, autocast: Call
             raise UserError(f"Metric.Eval TopkAcc.topk holds {too_many[0]} but there are {method.classes} classes; "
                             "lower it")
     loss = WeightedSum((config.get("Loss") or {}).get("Eval") or (config.get("Loss") or {}).get("Train") or ())
-    return Validation(loader, loss, metrics, interval, autocast)
+    return Validation(loader, loss, metrics, interval, autocast, backend)

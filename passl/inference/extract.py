@@ -28,18 +28,18 @@ class Shard(NamedTuple):
 
 
 def extract_shard(network: paddle.nn.Layer, loader: Loader,
-                  on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Shard:
+                  on_batch: Optional[Callable[[BatchRecord], None]] = None, backend: str = "auto") -> Shard:
     """This rank's features, without the rows that only pad a batch and without images that could not be read.
 
     network: gives pooled features by `extract_feat` (trunks and methods' models do), or by being called.
     loader: of labelled images (`passl.data.build_loader`); its sampler decides what this rank gets.
-    on_batch: is told of every batch.
+    on_batch: is told of every batch. backend: see `Engine`.
     ValueError for multi-crop data or features that are not [B, F]; FloatingPointError when a feature is not finite.
     """
     features: Optional[np.ndarray] = None  # rows go where they stay: a list to be joined would need the memory twice
     filled = 0
     labels, indices = [], []
-    for batch in Engine(network).stream(loader, on_batch=on_batch, finite=False):
+    for batch in Engine(network, backend=backend).stream(loader, on_batch=on_batch, finite=False):
         output = batch.output["features"]
         if not isinstance(output, paddle.Tensor) or output.ndim != 2:
             raise UserError(f"{type(network).__name__} gives no [B, F] features; hand over its trunk")
@@ -61,13 +61,14 @@ def extract_shard(network: paddle.nn.Layer, loader: Loader,
 
 
 def extract_features(network: paddle.nn.Layer, loader,
-                     on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Tuple[np.ndarray, np.ndarray]:
+                     on_batch: Optional[Callable[[BatchRecord], None]] = None, backend: str = "auto"
+                     ) -> Tuple[np.ndarray, np.ndarray]:
     """(features float32 [N, F], labels int64 [N]) of the whole data set, equal on all ranks.
 
     Rows are in the order of the data set, each image once however the sampler spreads and pads them. Images that
     could not be read (`image_errors: skip`) are left out. Arguments and errors as in `extract_shard`.
     """
-    return gather(extract_shard(network, loader, on_batch))
+    return gather(extract_shard(network, loader, on_batch, backend))
 
 
 def gather(shard: Shard) -> Tuple[np.ndarray, np.ndarray]:
@@ -88,8 +89,9 @@ def labelled_loader(engine: Engine, root: PathLike, place: str) -> Loader:
     """
     section = {"dataset": {"name": "ImageFolder", "root": os.fspath(root),
                            "transform": list(card_of(engine.network).transform)},
-               "sampler": {"batch_size": engine.batch_size}, "loader": {"num_workers": engine.workers}}
+               "sampler": {"batch_size": engine.batch_size}}
     loader = evaluation_loader(section, place=place)
+    loader.num_workers = engine.workers_for(len(loader.dataset))
     loader.dataset.remedy = "remove the file, or name the others in a list file"
     return loader
 
@@ -111,7 +113,7 @@ def cached_shard(engine: Engine, loader: Loader, cache: PathLike, key: Mapping[s
         rows = np.arange(distributed.rank(), len(labels), distributed.world_size())
         own = cached.features if distributed.world_size() == 1 else cached.features[rows]
         return Shard(own, labels[rows], rows)
-    shard = extract_shard(engine.network, loader)
+    shard = extract_shard(engine.network, loader, backend=engine.backend)
     whole = gather(shard)  # all ranks take part
     if distributed.rank() == 0:
         Path(cache).parent.mkdir(parents=True, exist_ok=True)

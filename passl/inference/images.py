@@ -119,7 +119,7 @@ def batches(items: Sequence[Any], transform: Sequence[Mapping[str, Any]], batch_
 
 
 def _prepare(item: Any, pixels: ImageTransform, normalize: Normalizer) -> paddle.Tensor:
-    image = read_image(item) if isinstance(item, str) else item
+    image = read_image(item, pixels.reduction) if isinstance(item, str) else item
     if image.dtype == np.uint8:
         return normalize(paddle.to_tensor(pixels(image, Stream(0, 0, 0))[None]))
     return paddle.to_tensor(image[None])

@@ -17,8 +17,8 @@ from passl.inference.images import find_images
 
 
 def recalibrate(model: paddle.nn.Layer, images: Union[PathLike, Sequence[PathLike]], folder: Optional[PathLike] = None,
-                size: int = 224, count: int = 10000, batch_size: int = 64, workers: int = 0,
-                skip_unreadable: bool = False) -> int:
+                size: int = 224, count: int = 10000, batch_size: int = 64,
+                workers: Optional[int] = None, skip_unreadable: bool = False) -> int:
     """Measure the running statistics of a network from `get_model` on `images`; returns how many were used.
 
     `model` is changed: its statistics, and its card, which from now on prepares images of `size` pixels. Multi-crop

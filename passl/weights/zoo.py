@@ -107,7 +107,11 @@ def release(name: str) -> Release:
     return _BY_NAME[name]
 
 
+def home() -> str:
+    """Where this library keeps files between runs: $PASSL_HOME, by default ~/.passl."""
+    return os.path.expanduser(os.environ.get("PASSL_HOME") or "~/.passl")
+
+
 def weights_folder() -> str:
     """Where released files are looked for: $PASSL_HOME/weights, by default ~/.passl/weights."""
-    home = os.path.expanduser(os.environ.get("PASSL_HOME") or "~/.passl")
-    return os.path.join(home, "weights")
+    return os.path.join(home(), "weights")

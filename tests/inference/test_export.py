@@ -158,3 +158,20 @@ def test_the_module_takes_threads(tmp_path):
         with pytest.raises(SystemExit):
             exported_main(wrong)
     assert "wanted" in exported_main([str(tmp_path / "none"), *call[1:]])
+
+
+def test_the_module_takes_a_folder_and_tells_the_rate(tmp_path, pictures, capsys):
+    """As passl.embed prepares them, with a last batch that is filled up."""
+    from passl.inference.card import evaluation_transform
+
+    model = passl.get_model("resnet10", stem="small", base_channels=4)
+    export(model, tmp_path / "net", SHAPE)
+    call = [str(tmp_path / "net"), str(pictures / "val"), str(tmp_path / "out.npy"), "--size", "16"]
+    assert exported_main([*call, "--batch-size", "4"]) == ""
+    found = np.load(tmp_path / "out.npy")
+    assert capsys.readouterr().out.startswith(f"{len(found)} images in ")
+    model.card.transform = evaluation_transform(16)
+    expected = passl.embed(model, sorted(map(str, (pictures / "val").rglob("*.png"))))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    (tmp_path / "empty").mkdir()
+    assert "no images below" in exported_main([call[0], str(tmp_path / "empty"), call[2]])
