@@ -112,8 +112,8 @@ def write_features_result(options: argparse.Namespace, result: Mapping[str, Any]
                                                **result}, indent=1))
 
 
-def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
-    """Prepare the process, select the device and build the model of a command line."""
+def prepare_models(options: argparse.Namespace) -> None:
+    """Check the numbers that every command with models takes, prepare the process and select the device."""
     from passl.engine import environment
 
     if options.batch_size < 1 or (options.workers or 0) < 0 or (options.threads or 1) < 1:
@@ -125,6 +125,11 @@ def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
 
     require_choice(getattr(options, "engine", "auto"))
     show_pace()
+
+
+def open_model(options: argparse.Namespace) -> paddle.nn.Layer:
+    """Prepare the process, select the device and build the model of a command line."""
+    prepare_models(options)
     model = passl.get_model(options.model, pretrained=True if options.weights == ["released"] else options.weights,
                             **geometry(options))
     if getattr(options, "scaled_decoding", False):

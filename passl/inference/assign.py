@@ -111,5 +111,5 @@ def require_prototypes(model: paddle.nn.Layer) -> None:
 def trained_settings(model: paddle.nn.Layer) -> Dict[str, float]:
     """`temperature` and `epsilon` of the run that the weights are from, else the customary ones of `assign`."""
     card = card_of(model)
-    trained = card.model or ((run_config(Path(card.source)).get("Model") or {}) if card.source else {})
+    trained = ((run_config(Path(card.source)).get("Model") if card.source else None) or card.model)
     return {name: trained.get(name, usual) for name, usual in (("temperature", TEMPERATURE), ("epsilon", EPSILON))}

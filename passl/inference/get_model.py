@@ -209,7 +209,9 @@ def _build(backbone: Dict[str, Any], phase: str, canonical: Mapping[str, np.ndar
 def _in_file(phase: str, canonical: Mapping[str, np.ndarray], found: Found) -> Dict[str, Any]:
     """Keys of Model and Model.backbone for the heads of one phase that a file has; none when it has none."""
     # torchvision's classifier, which our names call linear too; beside prototypes it only watched the pretraining
-    layer = "linear" if "linear.weight" in canonical else "" if found.prototypes else "fc"
+    fits = ({"fc.weight", "fc.bias"} <= set(canonical) and not found.prototypes
+            and canonical["fc.weight"].shape[1:] == (found.features,))
+    layer = "linear" if "linear.weight" in canonical else "fc" if fits else ""
     if phase == "linearprobe" and f"{layer}.weight" in canonical:
         classes, inputs = canonical[f"{layer}.weight"].shape
         pooled = {"global_pooling": inputs == found.features} if found.features else {}
