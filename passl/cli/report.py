@@ -7,7 +7,7 @@ from typing import Optional, Sequence
 
 import passl
 from passl.cli.model_options import MODEL_HELP, check_output, prepare_models, require_one_process
-from passl.cli.run import run_guarded
+from passl.cli.run import add_engine, run_guarded
 
 STAGES = {"network": "pictures through the network", "pictures": "thumbnails", "neighbours": "nearest neighbours",
           "map": "map", "classes": "comparison with the class folders", "duplicates": "near duplicates"}
@@ -35,8 +35,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                         "%(default)s; umap is faster beyond 5,000 images and needs umap-learn")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "xpu", "npu"))
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per forward pass")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode; 0 decodes in the "
-                        "main process")
+    add_engine(parser)
+    parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes that decode; 0 decodes in "
+                        "the main process; default: one a core, at most 8, and none for few images")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="CPU threads of the network; default: "
                         "all cores")
     parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
@@ -54,7 +55,7 @@ def report(options) -> None:
     from passl.report.page import write_page
 
     contents = collect_report(options.models, options.images, map_method=options.map, batch_size=options.batch_size,
-                              thumbnail_side=options.thumbnails, workers=options.workers,
+                              thumbnail_side=options.thumbnails, workers=options.workers, engine=options.engine,
                               on_stage=lambda stage: print(f"{STAGES.get(stage, stage)} ...", flush=True))
     page = write_page(contents, options.output, options.language, options.megabytes, options.thumbnails,
                       options.thumbnails_folder)

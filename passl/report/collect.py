@@ -5,7 +5,7 @@ import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -32,13 +32,14 @@ KMEANS = "These weights have no trained prototypes: the clusters are made by k-m
 
 
 def collect_report(models: Sequence[Model], images: Any, *, map_method: str = "tsne", thumbnail_side: int = 96,
-                   batch_size: int = 64, workers: int = 0, on_stage: Callable[[str], None] = lambda text: None
-                   ) -> Report:
+                   batch_size: int = 64, workers: Optional[int] = None,
+                   on_stage: Callable[[str], None] = lambda text: None, engine: str = "auto") -> Report:
     """Look at images with one or more networks.
 
     models: networks, or what `Engine` takes for one. images: a folder, list file, or list of paths. Files that cannot
     be read are left out and named in `Report.unreadable`. A network without trained prototypes gets clusters by k-means
     of its features. on_stage: is told what begins.
+    workers, and engine for `backend`: see `Engine`.
     UserError when no image can be read.
     """
     samples = find_images(images)
@@ -51,7 +52,7 @@ def collect_report(models: Sequence[Model], images: Any, *, map_method: str = "t
         yield
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begin
 
-    engines = [Engine(model, batch_size, workers, skip_unreadable=True) for model in models]
+    engines = [Engine(model, batch_size, workers, skip_unreadable=True, backend=engine) for model in models]
     names = [model if isinstance(model, (str, os.PathLike)) else card_of(model).name for model in models]
     outputs: List[Tuple[np.ndarray, np.ndarray, List[Clustering]]] = []
     with stage("network"):
