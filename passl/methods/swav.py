@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from passl.clustering.sinkhorn import harden, sinkhorn
+from passl.clustering.sinkhorn import harden, sinkhorn_unchecked
 from passl.errors import UserError
 from passl.findings import Finding, warning
 from passl.methods.base import (
@@ -175,7 +175,7 @@ class SwAV(Method):
                 scores = paddle.concat([paddle.stack([past[queue] for queue in self.queue_of_view]), scores], axis=1)
             own = self.assigned_views[:len(self.crops_for_assign)]
             self.queue.push(paddle.stack([embedding[view] for view in own]))
-        soft, marginal_error = sinkhorn(scores, self.epsilon, self.sinkhorn_iterations)
+        soft, marginal_error = sinkhorn_unchecked(scores, self.epsilon, self.sinkhorn_iterations)
         soft = soft[:, -batch_size:]
         targets = harden(soft) if self.hard else soft
         counts = F.one_hot(targets.argmax(axis=-1), targets.shape[-1]).sum(axis=1)
