@@ -9,7 +9,7 @@ import paddle
 
 from passl import distributed
 from passl.data import Loader
-from passl.engine import curves, log, monitor, watch
+from passl.engine import log, monitor, visualdl_file, watch
 from passl.engine.callbacks import Callback
 from passl.errors import UserError
 from passl.evaluation.knn import knn_accuracy
@@ -51,8 +51,8 @@ def build_callbacks(config: Mapping[str, Any], folder: Path, interactive: bool) 
     if settings["progress"] == "bar" or settings["progress"] == "auto" and interactive:
         callbacks.append(log.ProgressBar())
     if settings["use_visualdl"]:
-        callbacks.append(curves.VisualDL(folder.parent / "vdl" / folder.name, settings["print_batch_step"],
-                                         folder / "metrics.jsonl"))
+        callbacks.append(visualdl_file.VisualDL(folder.parent / "vdl" / folder.name, settings["print_batch_step"],
+                                                folder / "metrics.jsonl"))
     return callbacks
 
 

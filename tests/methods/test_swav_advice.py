@@ -40,9 +40,9 @@ def single(model="SwAV", batch=1, ranks=1, start=0, prototypes=6, **options):
     """What a run of 20 epochs of 10 steps says of its batch."""
     run = RunFacts(batch_size=batch, world_size=ranks, iterations_per_epoch=10, epochs=20, crop_count=2,
                    dataset_size=640)
-    method = METHODS.build({"name": model, "epoch_queue_starts": start, "freeze_prototypes_niters": 0, "backbone": {
-        "type": "resnet10", "base_channels": 4, "hidden_mlp": 8, "output_dim": 8, "nmb_prototypes": prototypes}, **options},
-        run=run)
+    backbone = {"type": "resnet10", "base_channels": 4, "hidden_mlp": 8, "output_dim": 8, "nmb_prototypes": prototypes}
+    method = METHODS.build({"name": model, "epoch_queue_starts": start, "freeze_prototypes_niters": 0,
+                            "backbone": backbone, **options}, run=run)
     return method.advice(run)
 
 

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from passl.engine.callbacks import StepRecord
-from passl.engine.curves import FILE, VisualDL
+from passl.engine.visualdl_file import FILE, VisualDL
 from tests.engine.runs import trainer, write_config, write_images
 
 ITERATIONS = 4
@@ -32,9 +32,9 @@ def read(folder):
             for kind, tags in reader.get_tags().items()}
 
 
-def go(folder, start, stop, every=1, loss=None, end=True):
+def go(folder, start, stop, every=1, loss=None, end=True, name="vdl"):
     """Steps start..stop-1 of a run that ends its epochs, evaluates then, and is killed when not `end`."""
-    callback = VisualDL(folder / "vdl", every, folder / "metrics.jsonl")
+    callback = VisualDL(folder / name, every, folder / "metrics.jsonl")
     callback.on_train_start(run_of(start))
     if start == 0:
         callback.on_first_batch({"crops": [np.zeros([2, 8, 8, 3], np.uint8)]})
