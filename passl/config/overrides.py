@@ -3,7 +3,8 @@
 The part before the first `=` is a dotted path: a whole number indexes a list, anything else names a key, and sections
 that do not exist yet are made. A mapping replaces what was there as a whole, so `_delete_: True` in it says nothing
 more; `A.B._delete_=True` empties a mapping, which later ones then fill. The value is read like an unquoted YAML scalar
-(`passl.config.scalars`); one that starts with `[`, `{` or a quote is read as YAML flow text: `[1e-3, None]`, `{name: AdamW}` and `'7'` work as in a file.
+(`passl.config.scalars`); one that starts with `[`, `{` or a quote is read as YAML flow text: `[1e-3, None]`,
+`{name: AdamW}` and `'7'` work as in a file.
 """
 from __future__ import annotations
 

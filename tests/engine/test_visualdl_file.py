@@ -1,5 +1,6 @@
 """VisualDL's file of a run: one whole curve after any number of resumes, read with VisualDL's own reader."""
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from passl.engine.callbacks import StepRecord
 from passl.engine.visualdl_file import FILE, VisualDL
+from tests.distributed.ranks import run_ranks
 from tests.engine.runs import trainer, write_config, write_images
 
 ITERATIONS = 4
@@ -125,16 +127,38 @@ def test_steps_made_without_visualdl_come_from_the_metrics(tmp_path):
     assert "train_step_time" not in found and "epoch" not in found
 
 
-def test_a_real_run_resumed_twice_has_the_steps_of_its_metrics(tmp_path):
-    config = write_config(tmp_path, write_images(tmp_path / "images", 9))
-    always = ["Global.use_visualdl=True", "Global.print_batch_step=1", "Global.save_step_interval=2",
-              "Global.epochs=4"]
-    for limit in (3, 5, 7):
-        trainer(config, *always, "Global.checkpoint=auto", f"Global.max_train_step={limit}").run()
-    folder = tmp_path / "output"
+ALWAYS = ["Global.use_visualdl=True", "Global.print_batch_step=1", "Global.checkpoint=auto", "Global.epochs=4"]
+
+
+def go_to(limit, config):
+    """Train on from the last checkpoint up to step `limit`; whether this rank has a file of VisualDL open."""
+    run = trainer(Path(config), *ALWAYS, f"Global.max_train_step={limit}")
+    run.run()
+    return {"writes": any(isinstance(callback, VisualDL) for callback in run.callbacks)}
+
+
+def assert_has_the_steps_of_its_metrics(folder, steps):
     told = [json.loads(line) for line in (folder / "SwAV" / "metrics.jsonl").read_text().splitlines()]
     found = read(folder / "vdl" / "SwAV")
     assert found["scalar"]["train_loss"] == [(line["step"], pytest.approx(line["loss"])) for line in told]
-    assert [line["step"] for line in told] == list(range(7))
+    assert [line["step"] for line in told] == list(range(steps))
+    return found
+
+
+def test_a_real_run_resumed_twice_has_the_steps_of_its_metrics(tmp_path):
+    config = write_config(tmp_path, write_images(tmp_path / "images", 9))
+    for limit in (3, 5, 7):
+        go_to(limit, config)
+    found = assert_has_the_steps_of_its_metrics(tmp_path / "output", 7)
     assert [epoch for epoch, _ in found["histogram"]["prototype_usage"]] == [1, 2, 3]
     assert len(found["image"]["first_batch/crops"]) == 1
+
+
+@pytest.mark.dist
+def test_one_rank_then_two_then_one_draw_one_curve_and_rank_0_alone_writes(tmp_path):
+    config = str(write_config(tmp_path, write_images(tmp_path / "images", 16)))
+    go_to(3, config)
+    first, second = run_ranks(go_to, 2, tmp_path, limit=5, config=config)
+    assert first.result["writes"] and not second.result["writes"]
+    go_to(7, config)
+    assert_has_the_steps_of_its_metrics(tmp_path / "output", 7)
