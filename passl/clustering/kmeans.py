@@ -8,7 +8,7 @@ import paddle
 
 from passl import distributed
 from passl.arrays import RowBlocks, broadcast_from_first, reduce_over_ranks, to_numpy
-from passl.errors import UserError
+from passl.errors import NotFinite, UserError
 
 
 class KMeansResult(NamedTuple):
@@ -41,7 +41,7 @@ def kmeans(features, num_clusters: int | None = None, *, iterations: int = 10, i
         KMeansResult, of the kind of array that came in.
     Raises:
         ValueError: shapes do not fit, or rank 0 has fewer rows than clusters to draw.
-        FloatingPointError: a row on any rank is not finite (raised on all ranks).
+        FloatingPointError: a row on any rank, or a centroid to start from, is not finite (raised on all ranks).
     Example:
         >>> import numpy as np
         >>> from passl.clustering import kmeans
@@ -69,7 +69,12 @@ def kmeans(features, num_clusters: int | None = None, *, iterations: int = 10, i
         centroids = _draw_rows(blocks, num_clusters, seed, collectives)
     else:
         centroids = to_numpy(initial_centroids)
-    centroids = broadcast_from_first(_normalize(centroids.astype(np.float64)), collectives)
+    centroids = broadcast_from_first(centroids.astype(np.float64), collectives)
+    broken = ~np.isfinite(centroids).all(1)  # the same on every rank
+    if broken.any():
+        raise NotFinite(f"initial_centroids: {int(broken.sum())} rows hold NaN or infinity, the first one is row "
+                        f"{int(broken.argmax())}")
+    centroids = _normalize(centroids)
 
     for _ in range(iterations):
         totals = np.zeros((num_clusters, blocks.columns + 1))  # the last column counts

@@ -8,6 +8,7 @@ import paddle
 import paddle.nn.functional as F
 
 from passl import distributed
+from passl.arrays import raise_if_not_finite
 from passl.errors import UserError
 
 
@@ -18,7 +19,6 @@ class Assignments(NamedTuple):
     marginal_error: Any
 
 
-@paddle.no_grad()
 def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=distributed) -> Assignments:
     """Soft assignments that use all prototypes equally (SwAV section 3.1, eq. 3-5).
 
@@ -35,16 +35,15 @@ def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=
             whose number may differ between ranks. NumPy or Paddle, float32 or float64; half precision is widened.
         epsilon: entropy weight; smaller gives sharper assignments.
         iterations: at least 1; SwAV uses 3.
-        collectives: offers all_reduce and all_gather; `passl.distributed` unless given. One all-gather of A*K numbers,
-            then `iterations - 1` all-reduces of A*K numbers.
+        collectives: offers all_reduce and all_gather; `passl.distributed` unless given. One all-reduce of a number, one
+            all-gather of A*K numbers, then `iterations - 1` all-reduces of A*K numbers.
     Returns:
         Assignments, arrays of the kind that came in. `marginal_error` is the largest relative deviation of a
         prototype's share from 1/K that the last prototype step found, i.e. after iterations - 1 rounds (nan for one
-        iteration): it is free, where the final one would cost another collective. A score of NaN or +infinity on any
-        rank makes the assignments of its whole problem NaN on all ranks: looking for it would make an accelerator
-        wait, and a training step must not.
+        iteration): it is free, where the final one would cost another collective.
     Raises:
         ValueError: anything else than a float array of two or three dimensions, or options out of range.
+        FloatingPointError: a score on any rank is not finite, or not when divided by epsilon (raised on all ranks).
     Example:
         Three of four samples prefer the first prototype; balanced, each prototype gets two.
 
@@ -55,19 +54,28 @@ def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=
         >>> soft.argmax(1).tolist(), soft.sum(1).round(6).tolist()
         ([0, 0, 1, 1], [1.0, 1.0, 1.0, 1.0])
     """
-    if epsilon <= 0:
-        raise UserError(f"epsilon must be positive, got {epsilon}")
-    if iterations < 1:
-        raise UserError(f"sinkhorn needs at least one iteration, got {iterations}")
     is_tensor = isinstance(scores, paddle.Tensor)
     if not is_tensor:
         scores = np.asarray(scores)
-    kind = str(scores.dtype).replace("paddle.", "")
-    if len(scores.shape) not in (2, 3) or kind not in ("float16", "bfloat16", "float32", "float64"):
-        raise UserError(f"sinkhorn needs float scores [N, K] or [A, N, K], got {kind} of shape {list(scores.shape)}")
+    _check(scores, epsilon, iterations)
     scores = scores if is_tensor else paddle.to_tensor(scores)
-    if kind in ("float16", "bfloat16"):
-        scores = scores.astype(paddle.float32)
+    broken = paddle.logical_not(paddle.isfinite(_widened(scores.detach()) / epsilon)).any(axis=-1).numpy()
+    bad = np.flatnonzero(broken)
+    raise_if_not_finite(len(bad), int(bad[0]) % broken.shape[-1] if len(bad) else None, "scores", collectives)
+    found = sinkhorn_unchecked(scores, epsilon, iterations, collectives=collectives)
+    return found if is_tensor else Assignments(found.soft.numpy(), found.marginal_error.numpy())
+
+
+@paddle.no_grad()
+def sinkhorn_unchecked(scores: paddle.Tensor, epsilon: float, iterations: int, *,
+                       collectives=distributed) -> Assignments:
+    """`sinkhorn` of a tensor without the look for NaN, for which an accelerator would wait in every training step.
+
+    The assignments of a problem with a score that is not finite mean nothing, on any rank. A training step notices by
+    its loss, which such a score makes NaN, too.
+    """
+    _check(scores, epsilon, iterations)
+    scores = _widened(scores)
     logits = scores / epsilon
     local = paddle.logsumexp(logits, axis=-2)  # [A, K]
     potential = paddle.logsumexp(collectives.all_gather(local), axis=0)
@@ -78,7 +86,22 @@ def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=
         error = (mass / mass.mean(axis=-1, keepdim=True) - 1.0).abs().max(axis=-1)
         potential = potential + paddle.log(mass)
         assignment = F.softmax(logits - potential.unsqueeze(-2), axis=-1)
-    return Assignments(assignment, error) if is_tensor else Assignments(assignment.numpy(), error.numpy())
+    return Assignments(assignment, error)
+
+
+def _check(scores, epsilon: float, iterations: int) -> None:
+    """What can be told of the arguments without waiting for the device."""
+    if not epsilon > 0:
+        raise UserError(f"epsilon must be positive, got {epsilon}")
+    if iterations < 1:
+        raise UserError(f"sinkhorn needs at least one iteration, got {iterations}")
+    kind = str(scores.dtype).replace("paddle.", "")
+    if len(scores.shape) not in (2, 3) or kind not in ("float16", "bfloat16", "float32", "float64"):
+        raise UserError(f"sinkhorn needs float scores [N, K] or [A, N, K], got {kind} of shape {list(scores.shape)}")
+
+
+def _widened(scores: paddle.Tensor) -> paddle.Tensor:
+    return scores if scores.dtype in (paddle.float32, paddle.float64) else scores.astype(paddle.float32)
 
 
 def harden(assignment: paddle.Tensor) -> paddle.Tensor:

@@ -15,12 +15,12 @@ import os
 from typing import Any, Sequence, Tuple
 
 from passl.config.config import Config
-from passl.config.overrides import apply_override
+from passl.config.overrides import DELETE, apply_override
 from passl.config.yaml_text import parse_yaml
 from passl.errors import ConfigError
 from passl.registry import nearest
 
-BASE, DELETE = "_base_", "_delete_"
+BASE = "_base_"
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:

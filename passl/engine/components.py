@@ -10,7 +10,7 @@ import paddle
 from passl import distributed
 from passl.data import Loader
 from passl.data.class_numbers import KnownClasses, known_classes, number_alike, tell_shared_files
-from passl.engine import log, monitor, watch
+from passl.engine import log, monitor, visualdl_file, watch
 from passl.engine.callbacks import Callback
 from passl.errors import UserError
 from passl.evaluation.knn import knn_accuracy
@@ -52,7 +52,8 @@ def build_callbacks(config: Mapping[str, Any], folder: Path, interactive: bool) 
     if settings["progress"] == "bar" or settings["progress"] == "auto" and interactive:
         callbacks.append(log.ProgressBar())
     if settings["use_visualdl"]:
-        callbacks.append(monitor.VisualDL(folder.parent / "vdl", settings["print_batch_step"]))
+        callbacks.append(visualdl_file.VisualDL(folder.parent / "vdl" / folder.name, settings["print_batch_step"],
+                                                folder / "metrics.jsonl"))
     return callbacks
 
 

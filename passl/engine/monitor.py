@@ -1,4 +1,4 @@
-"""Records of a run for people and programs: JSON lines, VisualDL scalars, first crops, prototype usage."""
+"""Records of a run for people and programs: JSON lines, first crops, class names."""
 from __future__ import annotations
 
 import json
@@ -54,47 +54,6 @@ class JsonLines(Callback):
 def first_images(batch: Dict[str, Any], count: int = 8):
     """The crops of a batch's first images, as `crop_grid` wants them."""
     return [[crops[image] for crops in batch["crops"]] for image in range(min(count, len(batch["crops"][0])))]
-
-
-class VisualDL(Callback):
-    """Scalars under PASSL's tags (lr, train_<name>, eval_<name>), first crops, histograms of prototype usage."""
-
-    def __init__(self, folder: Path, every: int):
-        self.folder, self.every = folder, max(1, every)
-
-    def on_train_start(self, trainer):
-        from visualdl import LogWriter
-
-        self.writer = LogWriter(logdir=str(self.folder))
-        self.method = trainer.method
-
-    def on_first_batch(self, batch):
-        if "crops" in batch:
-            from passl.data.batch import crop_grid
-
-            self.writer.add_image("first_batch/crops", crop_grid(first_images(batch)), 0)
-
-    def on_step(self, record: StepRecord):
-        if record.step % self.every and record.iteration != record.iterations - 1:
-            return
-        self.writer.add_scalar("train_loss", record.loss, record.step)
-        for name, rate in record.learning_rates.items():
-            self.writer.add_scalar("lr" if name == "default" else f"lr/{name}", rate, record.step)
-        for name, value in record.values.items():
-            self.writer.add_scalar(f"train_{name}", value, record.step)
-        self.writer.add_scalar("train_images_per_second", record.images / max(record.step_time, 1e-9), record.step)
-        self.writer.add_scalar("train_data_wait_share", record.data_time / max(record.step_time, 1e-9), record.step)
-
-    def on_epoch_end(self, epoch, averages):
-        for name, values in self.method.histograms().items():
-            self.writer.add_histogram(name, values, epoch + 1, buckets=min(50, len(values)))
-
-    def on_metrics(self, epoch, step, metrics):
-        for name, value in metrics.items():
-            self.writer.add_scalar(f"eval_{name}", value, step)
-
-    def on_train_end(self):
-        self.writer.close()
 
 
 class CropPicture(Callback):

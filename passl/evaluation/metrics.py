@@ -146,6 +146,8 @@ class ConfusionMatrix:
 
 def mean_class_accuracy(matrix: np.ndarray) -> float:
     """Mean over the classes that have images of the fraction predicted right; `matrix` [C, C], rows true classes."""
+    if not np.isfinite(matrix).all():
+        raise NotFinite("the confusion matrix holds NaN or infinity: it is not one of counts")
     images = matrix.sum(1)
     if not images.any():
         raise UserError("the confusion matrix is empty: there was no labelled image")

@@ -11,7 +11,7 @@ import paddle
 from paddle import nn
 
 from passl import distributed
-from passl.errors import UserError
+from passl.errors import NotFinite, UserError
 
 
 class BatchNormAverage:
@@ -23,7 +23,8 @@ class BatchNormAverage:
         average.images  # how many they were, over all ranks
 
     All batches of all ranks count alike, so give batches of one size. Weights stay as they are. `observe` leaves batch
-    norm in training mode. ValueError without batch norm or without a batch.
+    norm in training mode. ValueError without batch norm or without a batch, FloatingPointError when statistics come out
+    as NaN or infinity.
     """
 
     def __init__(self, network: nn.Layer, features: Callable[[paddle.Tensor], paddle.Tensor]):
@@ -54,7 +55,12 @@ class BatchNormAverage:
         batches, images = distributed.all_reduce(paddle.to_tensor([float(self.batches), float(self.images)])).tolist()
         if not batches:
             raise UserError("there are no images to measure batch-norm statistics on")
-        for layer in self._layers:  # those that are not reached (a projection head's) hold the same on every rank
-            for buffer in (layer._mean, layer._variance):
-                buffer.set_value(distributed.all_reduce(buffer * (self.batches / batches)))
+        # Layers that are not reached (a projection head's) hold the same on every rank.
+        averages = [(buffer, distributed.all_reduce(buffer * (self.batches / batches)))
+                    for layer in self._layers for buffer in (layer._mean, layer._variance)]
+        if not all(bool(paddle.isfinite(average).all()) for _, average in averages):
+            raise NotFinite("the measured batch-norm statistics hold NaN or infinity: an image does, or the weights "
+                            "are damaged")
+        for buffer, average in averages:
+            buffer.set_value(average)
         self.images = int(images)

@@ -75,6 +75,13 @@ def check_not_negative(**settings: float) -> None:
             raise UserError(f"Model.{key} is {value} and must be at least 0")
 
 
+def check_prototypes(counts: Union[int, Sequence[int]]) -> None:
+    """Refuse fewer than two prototypes; `counts` is Model.backbone.nmb_prototypes."""
+    if min([counts] if isinstance(counts, int) else counts) < 2:
+        raise UserError(f"Model.backbone.nmb_prototypes is {counts}: with fewer than 2 every image has the same "
+                        "assignment, the loss is 0 and nothing is learnt; about 10 per expected class is usual")
+
+
 def freeze_length(steps: int, epochs: Optional[float], run: RunFacts) -> int:
     """Steps without gradient for the prototypes: freeze_prototypes_epochs where it is given, else the number itself."""
     return steps if epochs is None else math.ceil(epochs * run.iterations_per_epoch)

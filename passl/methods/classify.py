@@ -68,6 +68,9 @@ def decide_classes(class_num: Optional[int], output_dim: int, class_count: Optio
     classes = class_num or output_dim or class_count
     if not classes:
         raise UserError("the data do not tell the number of classes: set Model.class_num")
+    if classes < 2:
+        raise UserError(f"a classifier of {classes} class gives every image that class, its loss is 0 and nothing is "
+                        "learnt: give DataLoader.Train images of at least 2 classes")
     if class_count and class_count > classes:
         raise UserError(f"the training data have {class_count} classes and the classifier {classes} outputs: set "
                         f"Model.class_num to {class_count}")

@@ -10,7 +10,15 @@ import paddle.nn.functional as F
 
 from passl import distributed
 from passl.errors import UserError
-from passl.methods.base import Method, RunFacts, Step, check_positive, features_of_images, full_precision
+from passl.methods.base import (
+    Method,
+    RunFacts,
+    Step,
+    check_positive,
+    check_prototypes,
+    features_of_images,
+    full_precision,
+)
 from passl.methods.memory_bank import MemoryBank, check_fillable, labels_of_checkpoint, sparse_clusters
 from passl.methods.swav import check_crops
 from passl.models.build import build_network
@@ -51,6 +59,7 @@ class EpochLabels(Method):
         if not backbone.get("nmb_prototypes"):
             raise UserError(f"{type(self).__name__} needs prototypes: set Model.backbone.nmb_prototypes, one number "
                             "for each head ([3000, 3000, 3000] for ImageNet)")
+        check_prototypes(backbone["nmb_prototypes"])
         check_crops(crops_for_assign, nmb_crops, run.crop_count)
         check_positive(temperature=(temperature, 0.1))
         self.model = build_network(backbone, "pretrain")

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from passl.clustering.sinkhorn import harden, sinkhorn
+from passl.clustering.sinkhorn import harden, sinkhorn_unchecked
 from passl.errors import UserError
 from passl.findings import Finding, warning
 from passl.methods.base import (
@@ -17,6 +17,7 @@ from passl.methods.base import (
     Step,
     check_not_negative,
     check_positive,
+    check_prototypes,
     features_of_images,
     freeze_length,
     full_precision,
@@ -104,6 +105,7 @@ class SwAV(Method):
                             "3000 for ImageNet)")
         if not isinstance(backbone["nmb_prototypes"], int):
             raise UserError("SwAV has one prototype head: Model.backbone.nmb_prototypes must be a single number")
+        check_prototypes(backbone["nmb_prototypes"])
         check_positive(temperature=(temperature, 0.1), epsilon=(epsilon, 0.05),
                        sinkhorn_iterations=(sinkhorn_iterations, 3))
         check_not_negative(epoch_queue_starts=epoch_queue_starts, freeze_prototypes_niters=freeze_prototypes_niters,
@@ -175,7 +177,7 @@ class SwAV(Method):
                 scores = paddle.concat([paddle.stack([past[queue] for queue in self.queue_of_view]), scores], axis=1)
             own = self.assigned_views[:len(self.crops_for_assign)]
             self.queue.push(paddle.stack([embedding[view] for view in own]))
-        soft, marginal_error = sinkhorn(scores, self.epsilon, self.sinkhorn_iterations)
+        soft, marginal_error = sinkhorn_unchecked(scores, self.epsilon, self.sinkhorn_iterations)
         soft = soft[:, -batch_size:]
         targets = harden(soft) if self.hard else soft
         counts = F.one_hot(targets.argmax(axis=-1), targets.shape[-1]).sum(axis=1)
@@ -208,7 +210,10 @@ class SwAV(Method):
     # ---------------------------------------------------------------------------------------------- epochs, state
     def advice(self, run):
         prototypes, images, queued = self.usage.shape[0], run.dataset_size, self.queue.total_length if self.queue else 0
-        assigned, findings = run.global_batch + queued, []
+        joins = self._steps_before_queue(run, queued) if queued else run.steps
+        assigned, findings = run.global_batch + (queued if joins < run.steps else 0), []
+        if run.global_batch == 1:
+            findings.append(self._single_image(run, joins))
         if prototypes > images:
             findings.append(warning(f"Model.backbone.nmb_prototypes {prototypes} exceeds the {images} training images",
                                     "most prototypes stay empty, about 10 per expected class is usual",
@@ -219,19 +224,41 @@ class SwAV(Method):
                                     f"Model.queue_length={prototypes}"))
         return findings + (self._queue_advice(run, queued) if queued else []) + self._release_advice(run)
 
+    def _steps_before_queue(self, run: RunFacts, length: int) -> int:
+        """Steps whose assignments see the batch alone; as many as the run has, or more, when the queue never joins."""
+        if self.epoch_queue_starts >= run.epochs:
+            return run.steps
+        return self.epoch_queue_starts * run.iterations_per_epoch + length // run.global_batch
+
+    def _single_image(self, run: RunFacts, joins: int) -> Finding:
+        """Every prototype must get the same share of the images: of one image, an equal part."""
+        cause = ("the global batch is one image, and an assignment that has to use all prototypes equally can only "
+                 "divide it equally: ")
+        if joins >= run.steps:
+            return Finding("refusal", cause + "every target is uniform and nothing is learnt",
+                           "take more images a step; Global.accum_steps divides them when memory is short",
+                           ("DataLoader.Train.sampler.batch_size=64",))
+        return warning(f"{cause}all targets are uniform in the {joins} steps before the queue joins",
+                       "start it at once, or take more images a step",
+                       *["Model.epoch_queue_starts=0"] * (self.epoch_queue_starts > 0),
+                       "DataLoader.Train.sampler.batch_size=64")
+
     def _queue_advice(self, run: RunFacts, length: int) -> List[Finding]:
         """A queue that the run ends before it is used."""
         start, filling = self.epoch_queue_starts, length // run.global_batch
         filled = start * run.iterations_per_epoch + filling
-        remedies = f"Model.epoch_queue_starts={run.epochs // 10}", "Model.queue_length=0"
+        earlier = min(start, run.epochs // 10)
+        helps = earlier < start and earlier * run.iterations_per_epoch + filling < run.steps
+        remedies = [*[f"Model.epoch_queue_starts={earlier}"] * helps, "Model.queue_length=0"]
         if start >= run.epochs:
             return [warning(f"the queue (Model.queue_length {length}) is never used: it starts in epoch {start}, "
                             f"counted from 0 (Model.epoch_queue_starts), and the run has {run.epochs}",
-                            "start it earlier or do without", *remedies)]
+                            "start it earlier or do without" if helps else "do without", *remedies)]
         if filled >= run.steps:
             return [warning(f"the queue (Model.queue_length {length}) never gets full and is not used before: that "
                             f"would take {filled} steps, {filling} of them from epoch {start} on, and the run has "
-                            f"{run.steps}", "a shorter queue gets full sooner; or start it earlier, or do without",
+                            f"{run.steps}", "a shorter queue gets full sooner; or "
+                            + ("start it earlier, or " if helps else "") + "do without",
                             *remedies)]
         if length != self.asked_queue_length:
             return [warning(f"Model.queue_length {self.asked_queue_length} is rounded down to {length}, a multiple of "

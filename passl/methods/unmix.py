@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 
 from passl.errors import UserError
+from passl.findings import Finding
 from passl.methods.base import RunFacts, full_precision
 from passl.methods.swav import SwAV, swapped_loss
 from passl.registry import METHODS
@@ -120,6 +121,13 @@ class UnMixSwAV(SwAV):
         self.assigned_views = ([original(crop) for crop in self.crops_for_assign]
                                + [mixture_of(self.crops_for_assign[position]) for position in mixed])
         self.queue_of_view = [*range(len(self.crops_for_assign)), *mixed]
+
+    def advice(self, run):
+        findings = super().advice(run)
+        if run.batch_size == 1 and run.world_size > 1:
+            findings.append(Finding("refusal", "Un-Mix mixes the images of a process with each other, and each has one",
+                                    "take more images a step", ("DataLoader.Train.sampler.batch_size=64",)))
+        return findings
 
     def before_step(self, step):
         self.step = step

@@ -69,14 +69,15 @@ def learning_rate(facts: Facts) -> Iterator[Finding]:
     rate = optimizer["lr"].get("learning_rate")
     if not published or not rate or optimizer["name"] != published[0]:
         return
+    is_scaled = facts.config["Global"]["lr_base_batch"] == 256
     low, high = (value * batch / 256 for value in published[1:])
     if low / 2 <= rate <= 2 * high:
         return
     there, here = (f"{first:.2g}" if first == last else f"{first:.2g} to {last:.2g}"
                    for first, last in (published[1:], (low, high)))
     yield warning(f"Optimizer.lr.learning_rate {rate:g} does not fit a global batch of {batch}: {there} was published "
-                  f"for 256, i.e. {here} here (linear rule)", "scale rates that are meant for 256",
-                  "Global.lr_base_batch=256")
+                  f"for 256, i.e. {here} here (linear rule)",
+                  *[] if is_scaled else ["scale rates that are meant for 256", "Global.lr_base_batch=256"])
 
 
 RULES = (idle_sections, learning_rate, untrained_trunk)

@@ -61,6 +61,23 @@ def test_null_and_delete_mark_drop_what_a_layer_set(write):
     assert config == {"EMA": None, "Optimizer": {"name": "AdamW"}}
 
 
+@pytest.mark.parametrize("overrides", [
+    ["Optimizer={_delete_: True, name: AdamW}"], ["Optimizer._delete_=True", "Optimizer.name=AdamW"],
+    ["Optimizer={name: AdamW}"], ["New.list=[{_delete_: True, a: {_delete_: True}}]", "Optimizer={name: AdamW}"]])
+def test_delete_mark_in_an_override_starts_afresh_and_leaves_nothing(write, overrides):
+    path = write("a.yaml", "Optimizer: {name: MomentumLARC, clip: True}")
+    config = load_config(path, overrides)
+    assert config.Optimizer == {"name": "AdamW"} and "_delete_" not in str(config.plain())
+    assert config.get("New", {"list": [{"a": {}}]}) == {"list": [{"a": {}}]}
+    assert config.where("Optimizer.name") == f"-o {overrides[-1]}"
+
+
+@pytest.mark.parametrize("override", ["Optimizer={_delete_: False, name: AdamW}", "Optimizer._delete_=False",
+                                      "Optimizer._delete_=0"])
+def test_delete_mark_that_does_not_delete_is_refused(write, override):
+    assert f"-o {override}: " in message(write("a.yaml", "Optimizer: {clip: True}"), [override])
+
+
 def test_the_same_layer_by_two_ways_is_no_cycle(write):
     write("root.yaml", "a: 1")
     write("left.yaml", "_base_: root.yaml\nb: 2")

@@ -1,16 +1,15 @@
-"""What a run leaves for people and programs: PASSL's log lines, metrics.jsonl, VisualDL, the progress bar."""
+"""What a run leaves for people and programs: PASSL's log lines, metrics.jsonl, the progress bar."""
 import json
 import logging
 import re
 from types import SimpleNamespace
 
-import numpy as np
 import paddle
 import pytest
 
 from passl.engine.callbacks import StepRecord
 from passl.engine.log import LOGGER, LogLines, ProgressBar
-from passl.engine.monitor import JsonLines, VisualDL
+from passl.engine.monitor import JsonLines
 from passl.inference.engine import BatchRecord
 from tests.engine.runs import trainer
 
@@ -133,37 +132,6 @@ def test_a_run_killed_while_the_lines_are_rewritten_has_lost_none(tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         JsonLines(path).on_train_start(run_of(step=1))
     assert path.read_text() == '{"step": 0, "loss": 2.0}\n'
-
-
-class Writer:
-    """Stands in for visualdl.LogWriter."""
-
-    def __init__(self, logdir):
-        self.calls = []
-        Writer.last = self
-
-    def __getattr__(self, name):
-        return lambda *arguments, **options: self.calls.append((name, *arguments, options))
-
-
-def test_visualdl_tags_and_histograms(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "visualdl", SimpleNamespace(LogWriter=Writer))
-    usage = np.arange(70)
-    callback = VisualDL(tmp_path, 2)
-    callback.on_train_start(run_of(method=SimpleNamespace(histograms=lambda: {"prototype_usage": usage})))
-    for step in range(3):
-        callback.on_step(record(step, rates={"default": 0.5, "head": 0.25}))
-    callback.on_metrics(0, 3, {"knn20": 0.75})
-    callback.on_epoch_end(0, {})
-    calls = Writer.last.calls
-    scalars = [call[1:4] for call in calls if call[0] == "add_scalar"]
-    for step in (0, 2):  # every second step
-        assert [call for call in scalars if call[2] == step] == [
-            ("train_loss", 2.0, step), ("lr", 0.5, step), ("lr/head", 0.25, step), ("train_used", 0.25, step),
-            ("train_images_per_second", 16.0, step), ("train_data_wait_share", 0.2, step)]
-    assert ("eval_knn20", 0.75, 3) in scalars and not [call for call in scalars if call[2] == 1]
-    name, tag, values, epoch, options = calls[-1]
-    assert (name, tag, epoch, options) == ("add_histogram", "prototype_usage", 1, {"buckets": 50}) and values is usage
 
 
 def test_progress_bar_starts_where_the_run_does_and_shows_speed_and_waiting(monkeypatch):

@@ -67,6 +67,7 @@ def test_large_matrix_is_drawn_without_numbers(tmp_path):
 @pytest.mark.parametrize("call, error, message", [
     (lambda: ConfusionMatrix().matrix(), ValueError, "no batch"),
     (lambda: mean_class_accuracy(np.zeros((3, 3), np.int64)), ValueError, "no labelled image"),
+    (lambda: mean_class_accuracy(np.array([[np.nan, 1], [0, 1]])), FloatingPointError, "not one of counts"),
     (lambda: write_csv(np.eye(3), "never.csv", ["a"]), ValueError, "1 class names .* 3 classes"),
     (lambda: draw_png(np.zeros((2, 3)), "never.png"), ValueError, r"\[2, 3\]"),
 ])

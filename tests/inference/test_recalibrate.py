@@ -35,6 +35,14 @@ def test_batches_are_averaged_and_heads_and_weights_stay():
         assert np.array_equal(value.numpy(), before[name]) != moved, name
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_statistics_of_broken_images_are_an_error(value):
+    images = paddle.randn([4, 3, 16, 16])
+    images[1, 0, 3, 3] = value
+    with pytest.raises(FloatingPointError, match="batch-norm statistics hold NaN or infinity"):
+        measure_batch_norm(Engine(passl.get_model("resnet10", **SMALL), batch_size=4), images)
+
+
 def test_needs_images_and_batch_norm():
     with pytest.raises(ValueError, match="no images"):
         measure_batch_norm(Engine(passl.get_model("resnet10", **SMALL)), paddle.randn([4, 3, 16, 16]))

@@ -20,6 +20,10 @@ from tests.methods import family
     # 24 of the 27 images make whole batches.
     *((model, {"nmb_prototypes": [3, 25]}, "24 images of an epoch cannot fill 25 clusters: lower Model.backbone.nmb_")
       for model in ("DeepClusterV2", "SeLaV2")),
+    *((model, {"nmb_prototypes": count}, "nmb_prototypes is 1: with fewer than 2 every image has the same assignment")
+      for model, count in (("SwAV", 1), ("UnMixSwAV", 1), ("DeepClusterV2", 1), ("SeLaV2", 1))),
+    *((model, {"nmb_prototypes": [3, 1]}, r"nmb_prototypes is \[3, 1\]") for model in ("DeepClusterV2", "SeLaV2")),
+    *(("SeLa", {"nmb_prototypes": count}, "at least 2 clusters") for count in (1, [3, 1])),
 ])
 def test_refused_before_the_first_step(model, settings, message):
     with pytest.raises(ValueError, match=message):

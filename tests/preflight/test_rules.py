@@ -36,6 +36,12 @@ def test_rate_of_another_batch(config, rate, batch, here):
         assert "-o Global.lr_base_batch=256" in message
 
 
+def test_a_base_batch_that_is_set_is_not_advised(config):
+    checked = check(load_config(str(config), ["Optimizer.lr.learning_rate=10", "Global.lr_base_batch=256"]))
+    message, = said(learning_rate, checked, SwAV, 256)
+    assert message.endswith("(linear rule)")
+
+
 def test_other_optimizers_have_other_rates(config):
     checked = check(load_config(str(config), ["Optimizer.name=Momentum"]))
     assert said(learning_rate, checked, SwAV, 8) == []
