@@ -41,7 +41,7 @@ def test_messages_speak_of_options_and_not_of_a_config(pretrained, pictures, tmp
             (embed, [str(tmp_path / "in"), *output], "--skip-unreadable leaves such files out"),
             (embed, [str(tmp_path / "in"), *output, "--threads", "-3"], "--threads -3 at least 1"),
             (knn, ["--train", str(pictures / "train"), "--test", "gone"], "--test gone does not exist"),
-            (knn, ["--train", str(tmp_path / "tree"), "--test", str(pictures / "val")], "remove the file"),
+            (knn, ["--train", str(tmp_path / "tree"), "--test", str(tmp_path / "tree")], "remove the file"),
             (recalibrate, [str(tmp_path / "in"), *output, "--batch-size", "1", "--size", "12"], "--skip-unreadable")):
         assert command.main([str(pretrained), *SERIAL, *arguments]) == 1
         error = capsys.readouterr().err

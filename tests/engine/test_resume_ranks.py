@@ -48,9 +48,9 @@ def noted_losses(run):
     own, told, step = [], [], run.method.training_step
 
     def training_step(batch, plan):
-        loss, statistics = step(batch, plan)
-        own.append(float(loss))
-        return loss, statistics
+        made = step(batch, plan)
+        own.append(float(made[0]))
+        return made
 
     class Noting(Callback):
         def on_step(self, record):
