@@ -18,15 +18,17 @@ NUMPY = $(if $(filter 2.%,$(PADDLE)),numpy<2,numpy)
 # The tests start a hundred processes, each of which would compile the same files anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install quickstart check test test-fast test-ranks test-slow test-machines test-power test-install format \
+.PHONY: help install quickstart screenshots test-page check test test-fast test-ranks test-slow test-machines test-power test-install format \
 	lint types clean
 
 help:
 	@echo "make quickstart            pretrain SwAV on this machine in a few minutes and see what it learnt"
+	@echo "make screenshots           the pictures of the report page in the documents; after make quickstart"
 	@echo "make check                 before every commit: lint, types, layers and the quickest tests, under a minute"
 	@echo "make test [PADDLE=2.6.2]   the tests, several minutes on two cores, on one Paddle version"
 	@echo "make test-fast             without the long ones and those of several ranks"
 	@echo "make test-ranks            of the long ones those with several processes: n ranks = 1, lost ranks, kills, two nodes"
+	@echo "make test-page             the report page in a real browser, with axe-core from npm"
 	@echo "make test-slow             the long ones: full-size networks, kills, big fuzzing, two nodes"
 	@echo "make test-machines         numeric tests as other processors, threads and roundings would run them"
 	@echo "make test-power            faults made by hand that the tests must notice; FAULTS=word for some of them"
@@ -46,6 +48,15 @@ $(READY): pyproject.toml
 
 quickstart: $(READY)
 	$(BIN)/python tools/quickstart/run.py
+
+# After make quickstart, with Chromium installed.
+screenshots: $(READY)
+	$(BIN)/python tools/screenshots.py
+
+# axe-core comes from npm; without it, or without a browser, those tests are skipped and say so.
+test-page: $(READY)
+	npm install --silent --no-save --prefix build axe-core
+	$(BIN)/python -m pytest tests/report
 
 check: lint types
 	$(PYTEST) -m "not slow and not dist" $(QUICKEST)
@@ -68,11 +79,13 @@ test-machines: $(READY)
 test-power: $(READY)
 	$(BIN)/python -m tests.power $(FAULTS)
 
-# A normal installation, not the editable one: the wheel holds the package, and the command trains outside the checkout.
+# A normal installation, not the editable one: the wheel holds the package and its table of releases, and the commands
+# work outside the checkout.
 test-install: $(READY)
 	rm -rf build/installed && mkdir -p build/installed
 	$(BIN)/python -m pip install --quiet --no-deps --target build/installed .
 	cd build && PYTHONPATH=$(CURDIR)/build/installed installed/bin/passl-train --version
+	cd build && PYTHONPATH=$(CURDIR)/build/installed installed/bin/passl-list-models > /dev/null
 	cd build && PYTHONPATH=$(CURDIR)/build/installed ../$(BIN)/python -c "import passl, sys; sys.exit('installed' not in passl.__file__)"
 
 format: $(READY)

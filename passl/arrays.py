@@ -112,12 +112,6 @@ def to_numpy(array) -> np.ndarray:
     return np.asarray(array)
 
 
-def default_collectives():
-    """`passl.distributed`, imported when first needed."""
-    from passl import distributed
-    return distributed
-
-
 def reduce_over_ranks(values: np.ndarray, op: str, collectives) -> np.ndarray:
     """One all-reduce of a NumPy array; `op` is "sum", "max" or "min"."""
     return collectives.all_reduce(paddle.to_tensor(values), op).numpy()

@@ -22,6 +22,10 @@ def written_aside(path: PathLike, mode: str = "wb", **options: Any) -> Iterator[
     leaves half a file.
     """
     path = os.fspath(path)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # /dev/stdout, a pipe
+        with open(path, mode, **options) as file:
+            yield file
+        return
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     # Opened by name and not by `tempfile`, so that it gets the user's umask; of its own for every process and call.
     aside = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part"
@@ -37,9 +41,14 @@ def written_aside(path: PathLike, mode: str = "wb", **options: Any) -> Iterator[
         raise
 
 
+def written_text(path: PathLike) -> contextlib.AbstractContextManager:
+    """`written_aside` in UTF-8, lines ending as they are given; bytes of file names that are no text come back."""
+    return written_aside(path, "w", encoding="utf-8", errors="surrogateescape", newline="")
+
+
 def write_text(path: PathLike, text: str) -> None:
     """`text` in UTF-8 as the whole content of `path`, or nothing; bytes of file names that are no text come back."""
-    with written_aside(path, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+    with written_text(path) as file:
         file.write(text)
 
 

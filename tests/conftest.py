@@ -1,9 +1,12 @@
 """Settings of every test: one thread per worker process, no network, real images only where they are offered."""
+import atexit
 import logging
 import os
 import random
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from passl.engine import environment
 # Before anything imports Paddle. Two pytest workers with a thread each fill two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 environment.prepare()
+os.environ["PASSL_HOME"] = tempfile.mkdtemp(prefix="passl-home-")  # what engines remember stays out of the user's own
+atexit.register(shutil.rmtree, os.environ["PASSL_HOME"], ignore_errors=True)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -46,12 +51,12 @@ def repository() -> Path:
 @pytest.fixture(autouse=True)
 def fresh_logger():
     """Every test starts with the logger that an import of passl gives; runs before it set handlers and levels."""
-    logger = logging.getLogger("passl")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.setLevel(logging.NOTSET)  # not by assignment: logging remembers what a level answered
-    logger.propagate = True
+    for logger in map(logging.getLogger, ("passl", "passl.inference")):
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(logging.NOTSET)  # not by assignment: logging remembers what a level answered
+        logger.propagate = True
 
 
 @pytest.fixture(autouse=True)

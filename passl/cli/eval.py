@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import List, Optional
 
-from passl.cli.run import make_parser, run_guarded
+from passl.cli.run import add_engine, make_parser, run_guarded
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -13,6 +13,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser = make_parser("passl-eval", "Evaluate a trained classifier on DataLoader.Eval; prints the metrics and "
                          "writes them as JSON, with the confusion matrix, to <output_dir>/<Model.name>/eval.",
                          trains=False)
+    add_engine(parser)
     options = parser.parse_args(arguments)
 
     def evaluate() -> None:
@@ -23,7 +24,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             from passl.engine.evaluate import evaluate_config
             from passl.report.confusion_matrix import write_evaluation
 
-            result = evaluate_config(config)
+            result = evaluate_config(config, options.engine)
             if distributed.rank() == 0:
                 write_evaluation(result, Path(config.Global.output_dir) / config.Model.name / "eval")
                 print(json.dumps(result.summary(), indent=1))

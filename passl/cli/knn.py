@@ -24,7 +24,7 @@ def knn(options) -> None:
     from passl import distributed
 
     accuracies = passl.knn(model, options.train, options.test, options.k, options.temperature, options.cache,
-                           options.batch_size, options.workers)
+                           options.batch_size, options.workers, options.engine)
     if distributed.rank():
         return
     for accuracy in accuracies:

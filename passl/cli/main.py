@@ -16,6 +16,7 @@ VERBS: Dict[str, Tuple[str, str]] = {
     "predict": ("passl.cli.predict", "classify images"),
     "embed": ("passl.cli.embed", "features of images as .npy"),
     "assign": ("passl.cli.assign", "cluster of each image"),
+    "report": ("passl.cli.report", "clusters, map, duplicates and outliers as a page to look at"),
     "export": ("passl.cli.export", "Paddle inference model or ONNX"),
     "recalibrate": ("passl.cli.recalibrate", "batch-norm statistics measured at one resolution"),
     "convert": ("passl.cli.convert", "weights from and to other libraries"),

@@ -3,10 +3,19 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from passl.cli.model_options import add_images, check_output, make_model_parser, open_model, require_one_process
+from passl import files
+from passl.cli.model_options import (
+    add_forward_pass,
+    add_images,
+    check_output,
+    make_model_parser,
+    open_model,
+    require_one_process,
+)
 from passl.cli.run import run_guarded
 from passl.errors import UserError
 
@@ -15,9 +24,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Entry point of the command."""
     parser = make_model_parser("passl-predict", "Classify images with a trained probe or fine-tuned model.")
     add_images(parser, "leave damaged files out instead of stopping")
+    add_forward_pass(parser)
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="answers for each image")
-    parser.add_argument("--classes", metavar="FILE", help="class names, one a line, for weights that bring none")
-    parser.add_argument("--output", metavar="FILE", help="write .json or .csv instead of lines on the terminal")
+    parser.add_argument("--classes", type=os.path.expanduser, metavar="FILE",
+                        help="class names, one a line, for weights that bring none")
+    parser.add_argument("--output", type=os.path.expanduser, metavar="FILE",
+                        help="write .json or .csv instead of lines on the terminal")
     options = parser.parse_args(arguments)
     require_one_process(parser)
     if options.top_k < 1:
@@ -42,7 +54,7 @@ def predict(options) -> None:
         raise UserError(f"--classes {options.classes}: {problem}; wanted is one class name a line, in the order of "
                         "the outputs")
     samples = find_images(options.images)
-    engine = Engine(model, options.batch_size, options.workers, options.skip_unreadable)
+    engine = Engine(model, options.batch_size, options.workers, options.skip_unreadable, options.engine)
     results: List[dict] = []
     for index, result in predictions(engine, samples, classes, options.top_k):
         path = samples.path(index)
@@ -56,7 +68,7 @@ def predict(options) -> None:
 
 def write(path: Path, results: List[dict]) -> None:
     """JSON as it is, or CSV with one line for each image and rank."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with files.written_text(path) as file:
         if path.suffix == ".json":
             json.dump(results, file, indent=1)
             return

@@ -32,7 +32,7 @@ def probe(options) -> None:
     from passl.evaluation.linear import table
 
     result = passl.probe(model, options.train, options.test, options.learning_rates, options.epochs, options.strengths,
-                         options.seed, options.cache, options.batch_size, options.workers)
+                         options.seed, options.cache, options.batch_size, options.workers, options.engine)
     if result is None:
         return  # not the first process
     if result.left_out:

@@ -1,6 +1,7 @@
 """`passl-recalibrate MODEL IMAGES... --size 224 --output FOLDER`: batch-norm statistics measured at one resolution."""
 from __future__ import annotations
 
+import os
 from typing import Optional, Sequence
 
 import passl
@@ -13,12 +14,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = make_model_parser("passl-recalibrate", "Multi-crop pretraining leaves batch-norm statistics that lean to "
                                "the small crops. Measure them anew on images of one size and write weights, config and "
                                "class names to a folder that is opened like a run. The published results use them as "
-                               "they are.")
+                               "they are.", size=False)
     add_images(parser, "take another image for a damaged file instead of stopping")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--count", type=int, default=10000, help="images to use, spread over all that are given")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where passl.pdparams, config.yaml and "
-                        "classes.txt go")
+    parser.add_argument("--output", required=True, type=os.path.expanduser, metavar="FOLDER",
+                        help="where passl.pdparams, config.yaml and classes.txt go")
     options = parser.parse_args(arguments)
     require_one_process(parser)
     if options.count < 1 or options.size < 1:

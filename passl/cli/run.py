@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import os
 import sys
 import warnings
@@ -21,12 +23,16 @@ def run_guarded(program: str, action: Callable[[], None], after_interrupt: str =
     `after_interrupt`, which tells how to go on. PASSL_TRACEBACK=1 shows the traceback of all of these. Warnings of this
     library are printed as `PROGRAM: warning: ...`.
     """
-    plain = warnings.formatwarning
-    warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
-        f"{program}: warning: {message}\n" if os.path.abspath(filename).startswith(PACKAGE)
-        else plain(message, category, filename, lineno, line))
+    plain = warnings.showwarning
+    warnings.showwarning = lambda message, category, filename, lineno, file=None, line=None: (
+        print(f"{program}: warning: {message}", file=sys.stderr) if os.path.abspath(filename).startswith(PACKAGE)
+        else plain(message, category, filename, lineno, file, line))
     for said in ("No ccache found", "When training, we now always track global mean"):  # Paddle's, of no use to anybody
         warnings.filterwarnings("ignore", message=said)
+    codecs.register_error("passl-names", _any_name)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="passl-names")
     try:
         action()
         return 0
@@ -41,13 +47,21 @@ def run_guarded(program: str, action: Callable[[], None], after_interrupt: str =
         print(f"{program}: {'' if is_config else 'error: '}{error}", file=sys.stderr)
         return 2 if is_config else 1
     finally:
-        warnings.formatwarning = plain
+        warnings.showwarning = plain
+
+
+def _any_name(error: UnicodeError):
+    """Bytes of file names that are no text are printed as they are; what the terminal has no letter for, as \\u6f22."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def make_parser(prog: str, description: str, trains: bool = True) -> argparse.ArgumentParser:
     """A parser with -c, -o, --version, and -p for commands that train; the command adds its own options."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
-    parser.add_argument("-c", "--config", required=True, metavar="FILE",
+    parser.add_argument("-c", "--config", required=True, type=os.path.expanduser, metavar="FILE",
                         help="YAML configuration; paths inside it are relative to the current folder, except _base_")
     parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
                         help="change one key, for instance -o Global.epochs=100 DataLoader.Train.sampler.batch_size=32;"
@@ -57,6 +71,13 @@ def make_parser(prog: str, description: str, trains: bool = True) -> argparse.Ar
                             help='profile some steps, for instance -p "batch_range=[10, 20]; profile_path=./profile"')
     parser.add_argument("--version", action="version", version=f"passl {passl.__version__}")
     return parser
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--engine of the commands that only look at images."""
+    parser.add_argument("--engine", default="auto", choices=("auto", "paddle", "onnxruntime", "openvino", "eager"),
+                        help="what runs the network on a CPU: auto takes onnxruntime or OpenVINO where they are "
+                        "installed (pip install 'passl[fast]'), else Paddle Inference, and eager for few images")
 
 
 def profiler_options(text: Optional[str]) -> dict:

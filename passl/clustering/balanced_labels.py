@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from passl.arrays import RowBlocks, default_collectives, raise_if_not_finite, reduce_over_ranks, to_numpy
+from passl import distributed
+from passl.arrays import RowBlocks, raise_if_not_finite, reduce_over_ranks, to_numpy
 from passl.errors import UserError
 
 ERROR_PERIOD = 10  # the reference looks at the error at iterations 0, 10, 20, ...
@@ -32,7 +33,8 @@ class BalancedLabels(NamedTuple):
 
 def balanced_labels(inputs, weight=None, bias=None, *, temperature: float = 1.0, exponent: float = 25.0,
                     tolerance: float = 0.1, tolerance_mode: str = "sum", max_iterations: int = 2000, soft: bool = False,
-                    block_size: int | None = None, kernel_memory: int = 2 * 2**30, collectives=None) -> BalancedLabels:
+                    block_size: int | None = None, kernel_memory: int = 2 * 2**30, collectives=distributed
+                    ) -> BalancedLabels:
     """Assign every image of the data set to one of K clusters so that clusters are equally large (SeLa, section 3.2).
 
     Solves max <Q, log P> + H(Q) / exponent with P = softmax(logits / temperature), rows of Q (images) summing to 1/N
@@ -81,7 +83,6 @@ def balanced_labels(inputs, weight=None, bias=None, *, temperature: float = 1.0,
                         ("max_iterations", max_iterations)):
         if not value > 0:
             raise UserError(f"{name} must be positive, got {value}")
-    collectives = collectives or default_collectives()
     kernel = _Kernel(inputs, weight, bias, temperature, exponent, block_size, kernel_memory)
     images = int(reduce_over_ranks(np.array([kernel.rows]), "sum", collectives)[0])
     if images == 0:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from passl.arrays import RowBlocks, broadcast_from_first, default_collectives, reduce_over_ranks, to_numpy
+from passl import distributed
+from passl.arrays import RowBlocks, broadcast_from_first, reduce_over_ranks, to_numpy
 from passl.errors import UserError
 
 
@@ -19,7 +20,7 @@ class KMeansResult(NamedTuple):
 
 
 def kmeans(features, num_clusters: int | None = None, *, iterations: int = 10, initial_centroids=None, seed=0,
-           block_size: int | None = None, collectives=None) -> KMeansResult:
+           block_size: int | None = None, collectives=distributed) -> KMeansResult:
     """Cluster the rows of all ranks by direction (DeepCluster-v2; SwAV paper, appendix D).
 
     Each iteration assigns every row to the centroid of largest dot product (the lowest index on a tie), sums rows and
@@ -51,7 +52,6 @@ def kmeans(features, num_clusters: int | None = None, *, iterations: int = 10, i
         >>> centroids.round(2).tolist()
         [[0.99, 0.14], [0.14, 0.99]]
     """
-    collectives = collectives or default_collectives()
     if initial_centroids is not None:
         initial_shape = [int(size) for size in initial_centroids.shape]
         if len(initial_shape) != 2 or num_clusters not in (None, initial_shape[0]):

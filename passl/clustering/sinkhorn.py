@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from passl.arrays import default_collectives
+from passl import distributed
 from passl.errors import UserError
 
 
@@ -19,7 +19,7 @@ class Assignments(NamedTuple):
 
 
 @paddle.no_grad()
-def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=None) -> Assignments:
+def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=distributed) -> Assignments:
     """Soft assignments that use all prototypes equally (SwAV section 3.1, eq. 3-5).
 
     Each iteration gives every prototype the same share of the samples, then every sample the sum 1. It runs on
@@ -65,7 +65,6 @@ def sinkhorn(scores, epsilon: float = 0.05, iterations: int = 3, *, collectives=
     kind = str(scores.dtype).replace("paddle.", "")
     if len(scores.shape) not in (2, 3) or kind not in ("float16", "bfloat16", "float32", "float64"):
         raise UserError(f"sinkhorn needs float scores [N, K] or [A, N, K], got {kind} of shape {list(scores.shape)}")
-    collectives = collectives or default_collectives()
     scores = scores if is_tensor else paddle.to_tensor(scores)
     if kind in ("float16", "bfloat16"):
         scores = scores.astype(paddle.float32)

@@ -89,7 +89,8 @@ class _Checker:
             if choices(kind):
                 self.problem(place, path, f"{value!r} is not one of {', '.join(map(str, choices(kind)))}")
                 return value
-            hint = "; quote text that reads as a number" if kind in (str, Optional[str]) and _is_number(value) else ""
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            hint = "; quote text that reads as a number" if kind in (str, Optional[str]) and is_number else ""
             self.problem(place, path, f"expected {describe(kind)}, got {describe_value(value)}{hint}")
             return value
 
@@ -201,7 +202,3 @@ class _Checker:
             return convert(copy.deepcopy(key.default), key.type)
         except Mismatch:
             return copy.deepcopy(key.default)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

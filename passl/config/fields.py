@@ -1,13 +1,14 @@
 """The vocabulary the schema tables are written in: keys, sections, and sections that a registered component owns."""
 from __future__ import annotations
 
-import copy
-from typing import Any, Callable, Dict, Mapping, Optional
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 
 REQUIRED = type("Required", (), {"__repr__": lambda self: "required"})()
 ABSENT = type("Absent", (), {"__repr__": lambda self: "not set"})()
 
 
+@dataclass(eq=False)
 class Key:
     """One configuration key.
 
@@ -18,23 +19,20 @@ class Key:
     constructor has none of this name the key is unknown.
     """
 
-    def __init__(self, name: str, type: Any, default: Any, help: str, *, minimum: Optional[float] = None,
-                 convert: Optional[Callable[[Any], Any]] = None, of_constructor: bool = False):
-        self.name, self.type, self.default, self.help = name, type, default, help
-        self.minimum, self.convert, self.of_constructor = minimum, convert, of_constructor
-
-    def changed(self, **changes: Any) -> Key:
-        """A copy with other attributes."""
-        changed = copy.copy(self)
-        vars(changed).update(changes)
-        return changed
+    name: str
+    type: Any
+    default: Any
+    help: str
+    minimum: Optional[float] = None
+    convert: Optional[Callable[[Any], Any]] = None
+    of_constructor: bool = False
 
 
-class Legacy:
+class Legacy(NamedTuple):
     """A key of older PASSL files that is accepted with a warning and dropped; the reason says what holds instead."""
 
-    def __init__(self, name: str, reason: str):
-        self.name, self.reason = name, reason
+    name: str
+    reason: str
 
 
 class Section:

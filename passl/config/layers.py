@@ -30,7 +30,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     error, duplicate keys (both lines), a cycle of layers, or an override that does not fit. Keys and types are not
     judged here: see `passl.config.check`.
     """
-    config = _load_layers(os.path.normpath(os.fspath(path)), ())
+    config = _load_layers(os.path.normpath(os.path.expanduser(path)), ())
     _drop_delete_marks(config)
     for override in overrides:
         apply_override(config, override)
@@ -41,7 +41,7 @@ def _load_layers(path: str, chain: Tuple[str, ...]) -> Config:
     identity = [os.path.realpath(link) for link in chain]
     chain = chain + (path,)
     if os.path.realpath(path) in identity:
-        raise ConfigError(f"{_chain(chain)}: these {BASE} layers form a cycle")
+        raise ConfigError(f"{' -> '.join(chain)}: these {BASE} layers form a cycle")
     own = _read_file(path, chain)
     place = own.where(BASE)
     bases = own.pop(BASE, [])
@@ -50,7 +50,8 @@ def _load_layers(path: str, chain: Tuple[str, ...]) -> Config:
         raise ConfigError(f"{place}: {BASE} must be a path or a list of paths")
     merged = Config()
     for base in bases:
-        _merge(merged, _load_layers(os.path.normpath(os.path.join(os.path.dirname(path), base)), chain))
+        place = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        _merge(merged, _load_layers(os.path.normpath(place), chain))
     _merge(merged, own)
     return merged
 
@@ -73,12 +74,8 @@ def _drop_delete_marks(value: Any) -> None:
         _drop_delete_marks(item)
 
 
-def _chain(chain: Sequence[str]) -> str:
-    return " -> ".join(chain)
-
-
 def _read_file(path: str, chain: Tuple[str, ...]) -> Config:
-    named_by = f" (layers: {_chain(chain)})" if len(chain) > 1 else ""
+    named_by = f" (layers: {' -> '.join(chain)})" if len(chain) > 1 else ""
     if os.path.isdir(path):
         raise ConfigError(f"{path}: this is a folder, not a YAML file{named_by}")
     if not os.path.isfile(path):

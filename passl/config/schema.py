@@ -5,6 +5,7 @@ metrics are the parameters of their constructors and need no line here. `python 
 """
 from __future__ import annotations
 
+import os
 from typing import Any, Dict, List, Literal, Optional
 
 from passl.config.fields import ABSENT, REQUIRED, Component, ComponentList, GroupList, Key, Legacy, Section
@@ -16,6 +17,10 @@ def _flags(flags: Dict[str, Any]) -> Dict[str, Any]:
     if wrong:
         raise UserError(f"Paddle flags start with FLAGS_, '{wrong[0]}' does not")
     return flags
+
+
+def _home(path: Optional[str]) -> Optional[str]:
+    return None if path is None else os.path.expanduser(path)
 
 
 def _batch_norm_mode(mode: Any) -> Any:
@@ -54,12 +59,14 @@ GLOBAL = Section(
         minimum=0),
     # where it starts and what it writes
     Key("checkpoint", Optional[str], None, "Resume exactly from this checkpoint, for instance"
-        " output/<Model.name>/latest. auto: from the run's own latest if there is one, for jobs that are restarted."),
+        " output/<Model.name>/latest. auto: from the run's own latest if there is one, for jobs that are restarted.",
+        convert=_home),
     Key("overwrite", bool, False, "Start afresh where an earlier run is and remove its checkpoints and metrics. Without"
         " it such a start is refused; it does nothing when checkpoint is set."),
     Key("pretrained_model", Optional[str], None, "Start from these weights, with or without suffix; optimizer and"
-        " epoch start afresh."),
-    Key("output_dir", str, "./output/", "Everything a run writes goes to <output_dir>/<Model.name>."),
+        " epoch start afresh.", convert=_home),
+    Key("output_dir", str, "./output/", "Everything a run writes goes to <output_dir>/<Model.name>.",
+        convert=_home),
     Key("save_interval", int, 1, "Epochs between checkpoints.", minimum=1),
     Key("save_step_interval", int, 0, "Also save `latest` every this many steps; 0 is off. For epochs of an hour and"
         " machines that get taken away.", minimum=0),
@@ -82,6 +89,9 @@ GLOBAL = Section(
     Key("num_threads", Optional[int], None, "CPU threads per process; None is OMP_NUM_THREADS where that is set, else"
         " the machine's cores divided by the processes on it. Paddle alone starts with one, which halves the speed.",
         minimum=1),
+    Key("engine", Literal["eager", "auto", "paddle", "onnxruntime", "openvino"], "eager", "What runs the network in the"
+        " evaluations of a run on a CPU. eager gives the same bits in every run; the others are up to three times as"
+        " fast and differ by rounding, and the weights are trained the same."),
     Key("flags", Dict[str, Any], {}, "Paddle flags, {FLAGS_name: value}.", convert=_flags),
     Key("collective_timeout", float, 1800.0, "Seconds a process waits for the others before it stops the"
         " job; above the longest checkpoint or evaluation of one rank.", minimum=1),

@@ -1,7 +1,7 @@
 """What may stand in a section: one pure function for the checker, the terminal and the documentation."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 from passl.config.fields import ABSENT, REQUIRED, Component, ComponentList, GroupList, Key, Section, is_nested
@@ -31,7 +31,7 @@ def table(kind: Section, registry: Optional[Registry] = None, name: str = "", ow
     Raises UnknownComponent.
     """
     if owner is not None:
-        shared = {key.name: key.changed(default=ABSENT) for key in owner.keys.values()
+        shared = {key.name: replace(key, default=ABSENT) for key in owner.keys.values()
                   if not is_nested(key.type) or isinstance(key.type, Component)}
         return Table({**kind.keys, **{key: shared[key] for key in shared if key not in kind.keys}},
                      {**owner.legacy, **kind.legacy}, kind.aliases, owner.open_ended)
@@ -44,10 +44,10 @@ def table(kind: Section, registry: Optional[Registry] = None, name: str = "", ow
         for parameter in parameters.values():
             default = REQUIRED if parameter.required else parameter.default if _plain(parameter.default) else ABSENT
             key = keys.pop(parameter.name, None) or Key(parameter.name, parameter.annotation, ABSENT, "")
-            keys[key.name] = key.changed(default=default) if key.default is ABSENT else key
+            keys[key.name] = replace(key, default=default) if key.default is ABSENT else key
         keys = {name: key for name, key in keys.items() if name in parameters or not key.of_constructor}
         if isinstance(kind, ComponentList) and kind.inner in keys:
-            keys[kind.inner] = keys[kind.inner].changed(type=kind)
+            keys[kind.inner] = replace(keys[kind.inner], type=kind)
     aliases = {alias: key for alias, key in kind.aliases.items() if key in keys or alias not in keys}
     return Table({name: key for name, key in keys.items() if name not in aliases}, legacy, aliases, registry is None)
 

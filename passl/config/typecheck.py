@@ -12,7 +12,7 @@ from passl.registry import choices, is_declared
 _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
 _LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
-_SCALARS = (bool, int, float, str)
+_SCALARS: Mapping[Any, Any] = {bool: bool, int: int, float: (int, float), str: str}
 
 
 class Mismatch(Exception):
@@ -26,7 +26,8 @@ def convert(value: Any, annotation: Any) -> Any:
     does not fit: PASSL files write `betas: "(0.9, 0.999)"` and `'1e-6'`; and `'None'` is None wherever None is allowed.
     Annotations that are not about plain data (a class, a callable) accept anything.
     """
-    if value == "None" and isinstance(value, str) and _allows_none(annotation):
+    kinds = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else [annotation]
+    if value == "None" and isinstance(value, str) and (None in kinds or type(None) in kinds):
         return None
     try:
         return _convert(value, annotation)
@@ -36,22 +37,13 @@ def convert(value: Any, annotation: Any) -> Any:
         raise
 
 
-def _allows_none(annotation: Any) -> bool:
-    return annotation in (None, type(None)) or (
-        typing.get_origin(annotation) in _UNIONS and type(None) in typing.get_args(annotation))
-
-
 def _convert(value: Any, annotation: Any) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in (None, type(None)):
         return _require(value is None, value)
-    if annotation is float:
-        _require(isinstance(value, (int, float)) and not isinstance(value, bool), value)
-        return float(value)
-    if annotation is int:
-        return _require(isinstance(value, int) and not isinstance(value, bool), value)
-    if annotation in (bool, str):
-        return _require(isinstance(value, annotation), value)
+    if annotation in _SCALARS:  # True is an int to Python
+        _require(isinstance(value, _SCALARS[annotation]) and (annotation is bool or not isinstance(value, bool)), value)
+        return float(value) if annotation is float else value
     if origin in _UNIONS:
         return _convert_union(value, arguments)
     if origin is typing.Literal:

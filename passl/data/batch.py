@@ -1,6 +1,7 @@
 """How samples are laid out in the arrays of a batch, what the device makes of the pixels, and crops as one picture."""
 from __future__ import annotations
 
+import math
 from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -26,22 +27,19 @@ class BatchLayout:
 
     def size(self, batch_size: int) -> int:
         """Bytes of a buffer for `batch_size` samples."""
-        return sum(length for _, _, length in self._parts(batch_size))
+        *_, (_, _, start) = self._parts(batch_size)
+        return start + 8 * batch_size
 
     def _parts(self, batch_size: int):
-        for shape in self.image_shapes + [(8,), (8,)]:
-            length = batch_size * int(np.prod(shape))
-            yield shape, batch_size, -(-length // _ALIGNMENT) * _ALIGNMENT
+        """(shape, type, first byte) of each array of a batch."""
+        start = 0
+        for shape, kind in [*((shape, np.uint8) for shape in self.image_shapes), ((), np.int64), ((), np.int64)]:
+            yield (batch_size, *shape), kind, start
+            start += -(-batch_size * math.prod(shape) * np.dtype(kind).itemsize // _ALIGNMENT) * _ALIGNMENT
 
     def arrays(self, buffer, batch_size: int) -> List[np.ndarray]:
         """Arrays of a whole batch over `buffer` (anything with the buffer protocol): images, then label, then index."""
-        flat, start, arrays = np.frombuffer(buffer, np.uint8), 0, []
-        for shape, rows, length in self._parts(batch_size):
-            part = flat[start:start + rows * int(np.prod(shape))]
-            arrays.append(part.reshape((rows,) + tuple(shape)))
-            start += length
-        arrays[-2:] = [array.view(np.int64).reshape(-1) for array in arrays[-2:]]
-        return arrays
+        return [np.ndarray(shape, kind, buffer, start) for shape, kind, start in self._parts(batch_size)]
 
     def store(self, arrays: List[np.ndarray], row: int, sample, name: str) -> None:
         """Copy `sample` into `row`; `name` (the file) appears in the error when its shape is not the batch's."""

@@ -116,6 +116,8 @@ class SwAVMultiCropDataset(ImageDataset):
         if not 0 <= hue * jitter_strength <= 0.5:
             raise DataError(f"hue x jitter_strength is {hue * jitter_strength}; a hue shift lies between 0 and 0.5 "
                             "(half the circle)")
+        if size_dataset < 1 and size_dataset != -1:
+            raise DataError(f"size_dataset is {size_dataset}; a number of files from 1, or -1 for all")
         samples = find_image_files(root, labelled=False)
         super().__init__(samples if size_dataset < 0 else samples.first(size_dataset), image_errors, seed)
         photometric = Photometric(flip_probability, jitter_probability, brightness * jitter_strength,
@@ -154,7 +156,7 @@ class LabelledDataset(ImageDataset):
 
     def __getitem__(self, entry: Tuple[int, int]):
         epoch, index = entry
-        image, used = self.read(epoch, index)
+        image, used = self.read(epoch, index, self.transform.reduction)
         return self.transform(image, Stream(self.seed, epoch, index)), int(self.labels[used]), used
 
 

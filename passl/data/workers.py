@@ -60,7 +60,7 @@ class WorkerPool:
     """
 
     def __init__(self, dataset, layout: BatchLayout, batch_size: int, num_workers: int, prefetch: int):
-        self._dataset, self._layout, self._batch_size = dataset, layout, batch_size
+        self._dataset, self._layout = dataset, layout
         self._slots = [layout.arrays(mmap.mmap(-1, layout.size(batch_size)), batch_size) for _ in range(prefetch + 1)]
         context = multiprocessing.get_context("fork")
         pipes = [context.Pipe() for _ in range(num_workers)]
@@ -108,7 +108,8 @@ class WorkerPool:
                 if task is None:
                     return
                 run, slot, *piece = task
-                pipe.send((run, slot, self._fill(slot, *piece), self._take_skipped()))
+                pipe.send((run, slot, self._fill(slot, *piece), dict(self._dataset.skipped)))
+                self._dataset.skipped.clear()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
@@ -123,11 +124,6 @@ class WorkerPool:
             except Exception:
                 return f"{name}: unexpected error in a data worker\n{traceback.format_exc()}"
         return ""
-
-    def _take_skipped(self) -> Dict[str, str]:
-        skipped = dict(self._dataset.skipped)
-        self._dataset.skipped.clear()
-        return skipped
 
     # ---- in the parent
 

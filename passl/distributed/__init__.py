@@ -6,47 +6,15 @@ from __future__ import annotations
 
 import importlib
 
-from passl.distributed.collectives import (
-    CollectiveCount,
-    JointFailure,
-    RankFailure,
-    all_gather,
-    all_gather_rows,
-    all_ok,
-    all_reduce,
-    all_reduce_coalesced,
-    barrier,
-    broadcast,
-    collective_counter,
-    fail_together,
-    gather_objects,
-    is_initialized,
-    local_rank,
-    rank,
-    together,
-    wait_for_ranks,
-    world_size,
-)
-from passl.distributed.initialize import Launch, LaunchError, check_launch_environment, initialize, launched_device
+from passl.distributed.collectives import *  # noqa: F403  # its __all__ names them
+from passl.distributed.initialize import *  # noqa: F403
 
-# Modules that define Paddle layers or operators, imported when one of their names is first asked for.
-_LAZY = {
-    "all_reduce_sum": "differentiable",
-    "check_gradients_agree": "gradient_reduction",
-    "convert_batch_norm": "sync_batch_norm",
-    "group_size": "sync_batch_norm",
-    "no_sync": "gradient_reduction",
-    "running_statistics": "sync_batch_norm",
-    "statistics_of_rank_0": "sync_batch_norm",
-    "unwrap": "gradient_reduction",
-    "watchdog": "watchdog",
-    "wrap": "gradient_reduction",
-}
-
-__all__ = ["CollectiveCount", "JointFailure", "Launch", "LaunchError", "RankFailure", "all_gather", "all_gather_rows",
-           "all_ok", "all_reduce", "all_reduce_coalesced", "barrier", "broadcast", "check_launch_environment",
-           "collective_counter", "fail_together", "gather_objects", "initialize", "is_initialized", "launched_device",
-           "local_rank", "rank", "together", "wait_for_ranks", "world_size", *_LAZY]
+# Names of modules that define Paddle layers or operators, imported when one of their names is first asked for.
+_LAZY = {name: module for module, names in {
+    "gradient_reduction": ("no_sync", "wrap"),
+    "sync_batch_norm": ("convert_batch_norm", "group_size", "running_statistics", "statistics_of_rank_0"),
+    "watchdog": ("watchdog",),
+}.items() for name in names}
 
 
 def __getattr__(name: str):

@@ -14,9 +14,13 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Iterator, List, Optional, Tuple, Type
 
 from passl.errors import UserError
+
+__all__ = ["JointFailure", "RankFailure", "all_gather", "all_gather_rows", "all_ok", "all_reduce", "barrier",
+           "broadcast", "collective_counter", "fail_together", "gather_objects", "local_rank", "rank", "together",
+           "wait_for_ranks", "world_size"]
 
 
 def world_size() -> int:
@@ -32,15 +36,6 @@ def rank() -> int:
 def local_rank() -> int:
     """This process's number on its machine."""
     return int(os.environ.get("PADDLE_LOCAL_RANK") or 0)
-
-
-def is_initialized() -> bool:
-    """Whether the process group exists; never true for a single process, which needs none."""
-    if world_size() == 1:
-        return False
-    import paddle.distributed
-
-    return paddle.distributed.is_initialized()
 
 
 @dataclass
@@ -127,7 +122,7 @@ def all_reduce(tensor, op: str = "sum", group=None):
     """Combine `tensor` over the ranks element by element; every rank gets the same new tensor.
 
     Shape and dtype as given, equal on all ranks. `op` is sum, max or min. float16 and bfloat16 are combined in float32
-    and rounded once. Not differentiable: see `all_reduce_sum`. ValueError for another `op`.
+    and rounded once. Not differentiable. ValueError for another `op`.
     """
     if op not in ("sum", "max", "min"):
         raise UserError(f"all_reduce: op is {op!r}; choose sum, max or min")
@@ -145,37 +140,6 @@ def all_reduce(tensor, op: str = "sum", group=None):
         result = result.astype(wide)
     distributed.all_reduce(result, op=getattr(distributed.ReduceOp, op.upper()), group=group)
     return result if wide is None else result.astype(tensor.dtype)
-
-
-def all_reduce_coalesced(tensors: Sequence[Any], op: str = "sum", group=None) -> List[Any]:
-    """`all_reduce` of several tensors in one collective.
-
-    The tensors are laid end to end in one buffer of the widest of their dtypes and come back in their own shapes and
-    dtypes. TypeError when floating point and integer tensors are mixed, because no common dtype holds both exactly.
-    """
-    import paddle
-
-    if not tensors:
-        return []
-    floating = [tensor.is_floating_point() for tensor in tensors]
-    if any(floating) != all(floating):
-        raise TypeError(f"all_reduce_coalesced: dtypes {[str(t.dtype) for t in tensors]} mix floats and integers")
-    dtypes = {tensor.dtype for tensor in tensors}
-    if len(dtypes) == 1:
-        wide = tensors[0].dtype
-    elif any(floating):
-        wide = "float64" if paddle.float64 in dtypes else "float32"
-    else:
-        wide = "int64"
-    flat = [tensor.detach().reshape([-1]).astype(wide) for tensor in tensors if 0 not in tensor.shape]
-    joined: Any = all_reduce(paddle.concat(flat), op, group) if flat else None
-    pieces, start = [], 0
-    for tensor in tensors:
-        stop = start + math.prod(tensor.shape)
-        piece = joined[start:stop].reshape(tensor.shape).astype(tensor.dtype) if stop > start else tensor.detach()
-        pieces.append(piece)
-        start = stop
-    return pieces
 
 
 def all_gather(tensor, group=None):

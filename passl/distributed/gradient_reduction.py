@@ -2,7 +2,7 @@
 
 `paddle.DataParallel` does it in buckets, on gloo and NCCL alike, in float32 and float64, with parameters that get no
 gradient, with a trunk that is used several times in one forward pass and with accumulation. It has one trap: a layer
-called past its wrapper is not reduced, and the ranks drift apart in silence. `check_gradients_agree` finds that out.
+called past its wrapper is not reduced, and the ranks drift apart in silence.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import paddle
 from paddle import nn
 
-from passl.distributed.collectives import RankFailure, all_gather, wait_for_ranks, world_size
+from passl.distributed.collectives import wait_for_ranks, world_size
 
 
 class _ReducedLayer(paddle.DataParallel):
@@ -40,11 +40,6 @@ def wrap(layer: nn.Layer, find_unused_parameters: bool = False, bucket_megabytes
                          find_unused_parameters=find_unused_parameters)
 
 
-def unwrap(layer: nn.Layer) -> nn.Layer:
-    """The layer that `wrap` was given."""
-    return layer._layers if isinstance(layer, _ReducedLayer) else layer
-
-
 @contextmanager
 def no_sync(layer: nn.Layer):
     """Keep gradients local inside the block; the first backward pass after it reduces everything accumulated.
@@ -53,27 +48,3 @@ def no_sync(layer: nn.Layer):
     """
     with layer.no_sync() if isinstance(layer, _ReducedLayer) else nullcontext():
         yield
-
-
-def check_gradients_agree(layer: nn.Layer) -> None:
-    """Raise `RankFailure` when the ranks hold different gradients after `backward`, naming parameters and ranks.
-
-    One all-gather of 8 bytes for each parameter: meant for the first step of a run, not for every one. A rank without
-    a gradient where another has one counts as a difference.
-    """
-    if world_size() == 1:
-        return
-    names, sums = [], []
-    for name, parameter in unwrap(layer).named_parameters():
-        gradient = parameter.grad
-        names.append(name)
-        # The largest float64 stands for "none here": no sum of gradients takes that value.
-        sums.append(paddle.full([], 1.7e308, dtype="float64") if gradient is None
-                    else gradient.astype("float64").abs().sum() + gradient.astype("float64").sum())
-    gathered = all_gather(paddle.stack(sums)).numpy()
-    bits = gathered.view("int64")  # NaN equals NaN here: a NaN on all ranks is for the loss scaler to report
-    different = [name for name, column in zip(names, bits.T) if len(set(column.tolist())) > 1]
-    if different:
-        odd = {r: "holds other gradients than rank 0" for r in range(1, world_size()) if (bits[r] != bits[0]).any()}
-        raise RankFailure(f"averaging the gradients of {len(different)} of {len(names)} parameters (first: "
-                          f"{different[0]}; was the layer called past the wrapper that wrap() returned?)", odd)

@@ -7,6 +7,8 @@ from typing import List, Mapping, Optional
 
 from passl.errors import UserError
 
+__all__ = ["Launch", "LaunchError", "check_launch_environment", "initialize", "launched_device"]
+
 SINGLE_LINE = "passl-train -c CONFIG.yaml"
 NODE_LINE = "python -m paddle.distributed.launch --nproc_per_node=2 passl-train -c CONFIG.yaml"
 CPU_LINE = "python -m paddle.distributed.launch --nproc_per_node=2 passl-train -c CONFIG.yaml -o Global.device=cpu"
@@ -25,18 +27,13 @@ class Launch:
     world_size: int = 1
     local_rank: int = 0
     endpoints: List[str] = field(default_factory=list)
-    master: Optional[str] = None
 
 
 def _integer(environment: Mapping[str, str], name: str, least: int) -> int:
     text = environment[name]
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
+    if not text.strip().isdecimal() or int(text) < least:
         raise LaunchError(f"launch variable {name}={text!r} must be a whole number of at least {least}; see {HELP}")
-    return value
+    return int(text)
 
 
 def _foreign_launcher(environment: Mapping[str, str]) -> Optional[str]:
@@ -111,7 +108,7 @@ def check_launch_environment(environment: Optional[Mapping[str, str]] = None) ->
         local_rank = _integer(environment, "PADDLE_LOCAL_RANK", 0)
     else:
         local_rank = hosts[:rank].count(hosts[rank])
-    return Launch(rank, world, local_rank, endpoints, environment.get("PADDLE_MASTER") or endpoints[0])
+    return Launch(rank, world, local_rank, endpoints)
 
 
 def _choose_backend(device: str, backend: Optional[str], environment: Mapping[str, str]) -> str:

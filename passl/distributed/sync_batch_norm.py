@@ -176,16 +176,6 @@ def _own_group(size: int):
     return groups[rank() // size]
 
 
-def _replace(layer: nn.Layer, build) -> nn.Layer:
-    if type(layer) in _JOINT:
-        return build(layer)
-    for name, child in list(layer.named_children()):
-        replacement = _replace(child, build)
-        if replacement is not child:
-            setattr(layer, name, replacement)
-    return layer
-
-
 def convert_batch_norm(layer: nn.Layer, mode: Union[str, Mapping[str, int]] = "global") -> nn.Layer:
     """Let the BatchNorm1D and BatchNorm2D layers inside `layer` share their training statistics over ranks.
 
@@ -211,7 +201,11 @@ def convert_batch_norm(layer: nn.Layer, mode: Union[str, Mapping[str, int]] = "g
                                         data_format=plain._data_format)
         return joint.join(plain, group)
 
-    return _replace(layer, build)
+    for parent in layer.sublayers(include_self=True):
+        for name, child in list(parent.named_children()):
+            if type(child) in _JOINT:
+                setattr(parent, name, build(child))
+    return build(layer) if type(layer) in _JOINT else layer
 
 
 def running_statistics(layer: nn.Layer) -> Dict[str, paddle.Tensor]:

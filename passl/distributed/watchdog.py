@@ -158,9 +158,11 @@ class Watchdog:
                 self._behind[rank] = number, time.monotonic()
             elif time.monotonic() - self._behind[rank][1] > self._collective_timeout:
                 late = [str(other) for other in sorted(self._behind) if self._arrived[other] == number]
-                self._end_all(f"rank {', '.join(late)} did not come to {self._names[front]} (collective "
-                              f"{self._arrived[front]} of rank {front}) within {self._collective_timeout:.0f} s and "
-                              f"stays after {self._names[rank]} (collective {number})")
+                reason = (f"rank {', '.join(late)} did not come to {self._names[front]} (collective "
+                          f"{self._arrived[front]} of rank {front}) within {self._collective_timeout:.0f} s and "
+                          f"stays after {self._names[rank]} (collective {number})")
+                self._tell(kind="stop", reason=reason, code=LOST_RANK_EXIT_CODE)
+                self._leave(f"rank {self._launch.rank} stops: {reason}")
 
     def _read(self, connection: _Connection) -> None:
         messages = connection.receive()
@@ -228,10 +230,6 @@ class Watchdog:
             self._tell(kind="arrived", number=number, name=name)
         with self._progress:
             self._progress.wait_for(lambda: self._passed >= number)
-
-    def _end_all(self, reason: str) -> None:
-        self._tell(kind="stop", reason=reason, code=LOST_RANK_EXIT_CODE)
-        self._leave(f"rank {self._launch.rank} stops: {reason}")
 
     def close(self, error: Optional[BaseException] = None) -> None:
         """Leave the watch: in order, or, with an `error` of this rank, telling the others to stop because of it.

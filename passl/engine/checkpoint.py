@@ -175,7 +175,7 @@ def discard(folder: Path) -> None:
 
 def locate(prefix: str) -> Path:
     """The checkpoint directory that a `Global.checkpoint` value names (a directory, or a PASSL prefix or file)."""
-    text = re.sub(r"\.(pdparams|pdopt|pdstates)$", "", str(prefix).rstrip("/"))
+    text = re.sub(r"\.(pdparams|pdopt|pdstates)$", "", os.path.expanduser(prefix).rstrip("/"))
     path = Path(text)
     if (path / MANIFEST).is_file():
         return path.resolve()

@@ -9,13 +9,14 @@ import paddle
 
 from passl import distributed
 from passl.data import Loader
+from passl.data.class_numbers import KnownClasses, known_classes, number_alike, tell_shared_files
 from passl.engine import log, monitor, watch
 from passl.engine.callbacks import Callback
 from passl.errors import UserError
 from passl.evaluation.knn import knn_accuracy
 from passl.evaluation.online import OnlineProbe
 from passl.inference.extract import extract_features, extract_shard
-from passl.inference.labelled_data import bank_loader, check_same_classes, evaluation_loader
+from passl.inference.labelled_data import bank_loader, evaluation_loader
 from passl.inference.validate import Validation, build_metrics
 from passl.methods.base import Method, RunFacts
 from passl.methods.classify import WeightedSum
@@ -78,7 +79,9 @@ class OnlineEvaluation:
     """
 
     def __init__(self, queries: Loader, bank: Optional[Loader], probe: Optional[OnlineProbe], interval,
-                 autocast: Callable[[], ContextManager] = nullcontext, neighbours: Sequence[int] = NEIGHBOURS):
+                 autocast: Callable[[], ContextManager] = nullcontext, neighbours: Sequence[int] = NEIGHBOURS,
+                 backend: str = "eager"):
+        self.backend = backend
         self.queries, self.bank, self.probe = queries, bank, probe
         self.interval, self.autocast = interval, autocast
         if bank is not None:
@@ -87,8 +90,8 @@ class OnlineEvaluation:
     def run(self, method, on_batch: Optional[Callable] = None) -> Dict[str, float]:
         """`on_batch` is told of every batch, first of the queries, then of the bank."""
         with self.autocast():
-            queries, labels = extract_features(method.model, self.queries, on_batch)
-            bank = extract_shard(method.model, self.bank, on_batch) if self.bank is not None else None
+            queries, labels = extract_features(method.model, self.queries, on_batch, self.backend)
+            bank = (extract_shard(method.model, self.bank, on_batch, self.backend) if self.bank is not None else None)
         results: Dict[str, float] = {}
         if self.probe is not None:
             known = labels >= 0
@@ -124,8 +127,14 @@ def build_evaluations(config: Mapping[str, Any], loader, method, companions: Map
             return []
         if not has_queries:
             raise UserError("Global.eval_during_train needs DataLoader.Eval: add it, or set eval_during_train to False")
-        return [build_validation(config, method, Interval(settings["eval_interval"], settings["eval_unit"]), autocast,
-                                 loader.dataset.classes)]
+        # a list may lack the last classes, so the outputs count
+        known = known_classes(loader.dataset.samples, "DataLoader.Train")._replace(size=method.classes)
+        validation = build_validation(config, method, Interval(settings["eval_interval"], settings["eval_unit"]),
+                                      autocast, known, settings["engine"])
+        if not distributed.rank():
+            tell_shared_files(loader.dataset.samples, validation.loader.dataset.samples, "DataLoader.Train",
+                              "DataLoader.Eval")
+        return [validation]
     if settings["eval_during_train"]:
         raise UserError("Global.eval_during_train: pretraining has no classifier to evaluate; use Global.knn_interval: "
                         "1 or Global.online_probe: True")
@@ -136,24 +145,23 @@ def build_evaluations(config: Mapping[str, Any], loader, method, companions: Map
                         "knn_interval to 0")
     queries = evaluation_loader(config["DataLoader"]["Eval"], settings["seed"])
     bank = bank_loader(config, loader.dataset, queries) if settings["knn_interval"] else None
-    if settings["online_probe"]:
-        check_same_classes(loader.dataset.classes, queries.dataset.classes, "DataLoader.Train", "DataLoader.Eval")
+    if bank is None:
+        number_alike(queries.dataset.samples, known_classes(loader.dataset.samples, "DataLoader.Train"),
+                     "DataLoader.Eval")
     interval = (Interval(settings["knn_interval"]) if bank is not None
                 else Interval(settings["eval_interval"], settings["eval_unit"]))
-    return [OnlineEvaluation(queries, bank, companions.get("online_probe"), interval, autocast)]
+    return [OnlineEvaluation(queries, bank, companions.get("online_probe"), interval, autocast,
+                             backend=settings["engine"])]
 
 
-def build_validation(config: Mapping[str, Any], method, interval, autocast: Callable, train_classes=()):
-    """Validation of a classifier on DataLoader.Eval with Loss.Eval and Metric.Eval.
+def build_validation(config: Mapping[str, Any], method, interval, autocast: Callable, known: KnownClasses,
+                     backend: str = "eager"):
+    """Validation of a classifier on DataLoader.Eval with Loss.Eval and Metric.Eval; `backend` as of `Engine`.
 
-    DataError when its classes are not those of training; ValueError when there are more than the classifier has.
+    known: the classes of the classifier's outputs; those of the images get their numbers, errors see `number_alike`.
     """
     loader = evaluation_loader(config["DataLoader"]["Eval"], config["Global"]["seed"])
-    check_same_classes(train_classes, loader.dataset.classes, "DataLoader.Train", "DataLoader.Eval")
-    highest = int(loader.dataset.labels.max())
-    if highest >= method.classes:
-        raise UserError(f"DataLoader.Eval has labels up to {highest} and the classifier {method.classes} outputs: set "
-                        "Model.class_num to the number of classes it was trained on, or evaluate on their data")
+    number_alike(loader.dataset.samples, known, "DataLoader.Eval")
     metrics = build_metrics((config.get("Metric") or {}).get("Eval"), method.classes)
     for metric in metrics:
         too_many = [k for k in getattr(metric, "topk", ()) if k > method.classes]
@@ -161,4 +169,4 @@ def build_validation(config: Mapping[str, Any], method, interval, autocast: Call
             raise UserError(f"Metric.Eval TopkAcc.topk holds {too_many[0]} but there are {method.classes} classes; "
                             "lower it")
     loss = WeightedSum((config.get("Loss") or {}).get("Eval") or (config.get("Loss") or {}).get("Train") or ())
-    return Validation(loader, loss, metrics, interval, autocast)
+    return Validation(loader, loss, metrics, interval, autocast, backend)

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import random
+import re
 import sys
 from typing import Any, Mapping, Optional
 
@@ -112,7 +113,37 @@ def select_device(name: str, allow_tf32: bool = False, key: str = "Global.device
     if name == "gpu":
         set_tf32(allow_tf32)
     paddle.set_device(launched_device(name))
+    if name == "gpu":
+        try_convolution(remedy)
     return name
+
+
+def try_convolution(remedy: str) -> None:
+    """One small convolution, forward and backward, on the chosen GPU.
+
+    Paddle looks for cuDNN and cuBLAS when they are first needed, and some of its builds do not bring them.
+    UserError names the library that is missing and how to install it.
+    """
+    import paddle
+
+    try:
+        images = paddle.ones([1, 3, 8, 8])
+        weight = paddle.ones([4, 3, 3, 3])
+        weight.stop_gradient = False
+        loss = paddle.matmul(paddle.nn.functional.conv2d(images, weight).flatten(1), paddle.ones([144, 1])).sum()
+        loss.backward()
+        float(weight.grad.sum())
+    except Exception as error:  # whatever it is, it would end the first step
+        library = re.search(r"lib(cudnn|cublas|cuda|nvrtc|cusolver)\w*\.so[\w.]*", str(error))
+        if library is None:
+            raise
+        cuda, cudnn = paddle.version.cuda(), paddle.version.cudnn()
+        package = (f"libcudnn{cudnn.split('.')[0]}" if library[1] == "cudnn" else
+                   f"cuda-libraries-{cuda.replace('.', '-')}")
+        raise UserError(f"Paddle {paddle.__version__} cannot load {library[0]}, which this build (CUDA {cuda}, cuDNN "
+                        f"{cudnn}) takes from the system: with NVIDIA's packages for Debian and Ubuntu it is "
+                        f"'apt-get install {package}'. Builds of Paddle that bring their CUDA libraries, also for "
+                        f"newer CUDA: https://www.paddlepaddle.org.cn/install/quick. Without a GPU: {remedy}") from None
 
 
 def seed_everything(*entropy: int) -> None:

@@ -36,12 +36,13 @@ class Evaluation(NamedTuple):
                 if images[row]}
 
 
-def evaluate(config: str, overrides: Sequence[str] = ()) -> Evaluation:
+def evaluate(config: str, overrides: Sequence[str] = (), engine: str = "auto") -> Evaluation:
     """Validate the classifier that a YAML file describes on its DataLoader.Eval, as passl-eval does; writes a log only.
 
     config: needs Model, DataLoader.Eval and, in the file or in `overrides` (KEY=VALUE texts as after -o),
-    Global.pretrained_model. Call it before anything else imports Paddle: thread count and flags are read once, at that
-    import. ConfigError lists everything that is wrong with the configuration; ValueError says what is missing.
+    Global.pretrained_model. engine: what runs the network, `backend` of `passl.inference.engine.Engine`.
+    Call it before anything else imports Paddle: thread count and flags are read once, at that import. ConfigError
+    lists everything that is wrong with the configuration; ValueError says what is missing.
 
     Example:
         >>> import pathlib, numpy, paddle, passl, PIL.Image
@@ -67,18 +68,18 @@ def evaluate(config: str, overrides: Sequence[str] = ()) -> Evaluation:
     from passl.engine.session import start
 
     with start(config, overrides, "eval", trains=False) as checked:
-        return evaluate_config(checked)
+        return evaluate_config(checked, engine)
 
 
-def evaluate_config(config: Mapping[str, Any]) -> Evaluation:
+def evaluate_config(config: Mapping[str, Any], engine: str = "auto") -> Evaluation:
     """Validate what a checked config describes, with its weights, in a process that is prepared for it."""
+    from passl.data.class_numbers import KnownClasses
     from passl.engine.components import build_validation
     from passl.engine.log import LOGGER, LogLines
     from passl.engine.precision import Precision
     from passl.evaluation.metrics import ConfusionMatrix
     from passl.inference.card import class_names_of
     from passl.inference.from_config import build_classifier, is_classifier
-    from passl.inference.labelled_data import number_as_trained
     from passl.weights import load_into
     from passl.weights.locate import find_weights
 
@@ -96,8 +97,8 @@ def evaluate_config(config: Mapping[str, Any]) -> Evaluation:
     method = build_classifier(config, path)
     LOGGER.info(str(load_into(method.model, path, strict="all")))  # a random head would look like a bad result
     precision = Precision(config.get("FP16"), settings["device"])
-    validation = build_validation(config, method, None, precision.autocast)
-    number_as_trained(validation.loader.dataset, class_names_of(path), method.classes)
+    known = KnownClasses(class_names_of(path), method.classes, "the classifier")
+    validation = build_validation(config, method, None, precision.autocast, known, engine)
     matrix = next((metric for metric in validation.metrics if isinstance(metric, ConfusionMatrix)), None)
     if matrix is None:
         matrix = ConfusionMatrix()

@@ -21,7 +21,9 @@ class _TerminalHandler(logging.Handler):
     def emit(self, record):
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stdout)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a name that a terminal cannot show stops no run
+        text = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
+        tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
 
 
@@ -35,7 +37,7 @@ def set_up(folder: Optional[Path], name: str = "train", rank: int = 0) -> loggin
     formatter = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%Y/%m/%d %H:%M:%S")
     handlers: List[logging.Handler] = [_TerminalHandler()]
     if folder is not None and rank == 0:
-        handlers.append(logging.FileHandler(folder / f"{name}.log"))
+        handlers.append(logging.FileHandler(folder / f"{name}.log", encoding="utf-8", errors="surrogateescape"))
     for handler in handlers:
         handler.setFormatter(formatter)
         LOGGER.addHandler(handler)

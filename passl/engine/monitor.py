@@ -121,4 +121,4 @@ class ClassNames(Callback):
     def on_train_start(self, trainer):
         names = trainer.loader.dataset.classes
         if len(names) == getattr(trainer.method, "classes", None):
-            self.path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+            write_text(self.path, "".join(f"{name}\n" for name in names))

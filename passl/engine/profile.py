@@ -36,7 +36,7 @@ class Profile(Callback):
             raise UserError(f"-p batch_range={options['batch_range']}: expected two steps such as [10, 20]") from None
         if not 0 <= self.first < self.last:
             raise UserError(f"-p batch_range=[{self.first}, {self.last}]: the second step must lie after the first")
-        self.path = Path(options.get("profile_path", "./profile"))
+        self.path = Path(options.get("profile_path", "./profile")).expanduser()
         self.sorted_key = options.get("sorted_key", "CPUTotal")
         if self.sorted_key not in SORTED:
             raise UserError(f"-p sorted_key={self.sorted_key}: choose one of {', '.join(SORTED)}")

@@ -10,7 +10,9 @@ import paddle
 from passl import distributed
 from passl.engine import checkpoint
 from passl.engine.log import Average
+from passl.inference.card import describe
 from passl.methods.base import RunFacts
+from passl.weights.layouts.description import DESCRIPTION
 
 
 class Progress:
@@ -102,6 +104,7 @@ class NamedParts:
         states = {**self.progress.state_dict(), "timestamp": int(time.time()), "precision": self.precision.state_dict(),
                   "method": {**self.method.shared_state(), **companions}, **self.sizes}
         parameters = {name: tensor.numpy() for name, tensor in self.method.model.state_dict().items()}
+        parameters[DESCRIPTION] = describe(self.config).plain()
         return {checkpoint.PARAMETERS: parameters, checkpoint.OPTIMIZER: self.optimizer.state_dict(),
                 checkpoint.STATES: states, checkpoint.CONFIG: self.config.to_yaml()}
 

@@ -76,6 +76,12 @@ def load_features(directory: PathLike, key: Mapping[str, Any]) -> Optional[Cache
     return arrays
 
 
+def network_fingerprint(network) -> str:
+    """`fingerprint` of a network's weights; of stems that share their weights, all but the commonest add their name."""
+    stem = getattr(getattr(network, "trunk", network), "stem", "")
+    return fingerprint(network.state_dict()) + (f" {stem}" if stem in ("small_padded", "small_pooled") else "")
+
+
 def fingerprint(state: Mapping[str, Any]) -> str:
     """SHA-256 (hexadecimal) of a state dict: names, dtypes, shapes and bytes, whatever the order of the entries."""
     digest = hashlib.sha256()

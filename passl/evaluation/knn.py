@@ -7,7 +7,8 @@ from typing import List, NamedTuple, Sequence
 import numpy as np
 import paddle
 
-from passl.arrays import RowBlocks, default_collectives, reduce_over_ranks, to_numpy
+from passl import distributed
+from passl.arrays import RowBlocks, reduce_over_ranks, to_numpy
 from passl.errors import UserError
 
 
@@ -22,7 +23,7 @@ class KNNAccuracy(NamedTuple):
 
 def knn_accuracy(bank, bank_labels, queries=None, query_labels=None, *, ks: Sequence[int] = (10, 20, 200),
                  temperatures: Sequence[float] = (0.07, 0.1), leave_one_out: bool = False, bank_indices=None,
-                 query_block: int = 1024, bank_block: int = 16384, collectives=None) -> List[KNNAccuracy]:
+                 query_block: int = 1024, bank_block: int = 16384, collectives=distributed) -> List[KNNAccuracy]:
     """Classify queries by their k nearest bank features, each voting with exp(cosine / temperature) (InstDisc, 3.4).
 
     All combinations of `ks` and `temperatures` are evaluated in one pass over the bank. Neighbours of equal similarity
@@ -46,7 +47,6 @@ def knn_accuracy(bank, bank_labels, queries=None, query_labels=None, *, ks: Sequ
         ValueError: shapes or labels do not fit, nothing to classify.
         FloatingPointError: a feature is not finite.
     """
-    collectives = collectives or default_collectives()
     if queries is None and leave_one_out:
         queries, query_labels = bank, bank_labels
     if queries is None or query_labels is None:
@@ -88,13 +88,12 @@ def knn_accuracy(bank, bank_labels, queries=None, query_labels=None, *, ks: Sequ
 
 
 def nearest_neighbours(bank, bank_labels, queries, k: int, *, leave_one_out: bool = False, bank_indices=None,
-                       query_block: int = 1024, bank_block: int = 16384, collectives=None):
+                       query_block: int = 1024, bank_block: int = 16384, collectives=distributed):
     """Yield, for blocks of queries, the k bank rows of largest cosine over all ranks, nearest first.
 
     Arguments as in `knn_accuracy`. Yields (slice of queries, cosines float64 [q, k], labels int64 [q, k], bank indices
     int64 [q, k]); with fewer than k rows in the bank the last columns are -inf, -1, -1. All ranks must exhaust it.
     """
-    collectives = collectives or default_collectives()
     bank_blocks = RowBlocks(bank, "bank", block_size=bank_block)
     query_blocks = RowBlocks(queries, "queries", block_size=query_block)
     if bank_blocks.columns != query_blocks.columns:

@@ -6,6 +6,7 @@ from typing import Dict, List, Union
 import numpy as np
 import paddle
 
+from passl import distributed
 from passl.errors import NotFinite, UserError
 from passl.registry import METRICS
 
@@ -84,12 +85,12 @@ class TopkAcc:
         counts.append(labelled.astype("int64").sum())
         self._state = self._state + paddle.concat([paddle.stack(counts), count_faults(logits, labels)])
 
-    def result(self, collectives=None) -> Dict[str, float]:
+    def result(self, collectives=distributed) -> Dict[str, float]:
         """{"top1": .., "top5": .., "metric": first} over all ranks (one all-reduce); equal on all of them.
 
         FloatingPointError when logits were not finite; ValueError when there was no labelled image.
         """
-        state = all_ranks(self._state, collectives)
+        state = collectives.all_reduce(self._state, "sum").numpy()
         raise_for_faults(state[-2:], self._classes)
         if state[-3] == 0:
             raise UserError("TopkAcc saw no labelled image: the evaluation set is empty or all its labels are -1")
@@ -129,15 +130,15 @@ class ConfusionMatrix:
         counts = paddle.bincount(cell, minlength=cells + 1)
         self._state = self._state + paddle.concat([counts.astype("int64"), count_faults(logits, labels)])
 
-    def matrix(self, collectives=None) -> np.ndarray:
+    def matrix(self, collectives=distributed) -> np.ndarray:
         """int64 [C, C] over all ranks, rows are true classes; every rank must have seen a batch (it may be empty)."""
         if self._state is None:
             raise UserError("ConfusionMatrix saw no batch: the evaluation set is empty")
-        state = all_ranks(self._state, collectives)
+        state = collectives.all_reduce(self._state, "sum").numpy()
         raise_for_faults(state[-2:], self._classes)
         return state[:-3].reshape(self._classes, self._classes)
 
-    def result(self, collectives=None) -> Dict[str, float]:
+    def result(self, collectives=distributed) -> Dict[str, float]:
         """{"mean_class_accuracy": .., "metric": the same} as fractions, over all ranks (one all-reduce)."""
         accuracy = mean_class_accuracy(self.matrix(collectives))
         return {"mean_class_accuracy": accuracy, "metric": accuracy}
@@ -149,10 +150,3 @@ def mean_class_accuracy(matrix: np.ndarray) -> float:
     if not images.any():
         raise UserError("the confusion matrix is empty: there was no labelled image")
     return float((np.diag(matrix)[images > 0] / images[images > 0]).mean())
-
-
-def all_ranks(state, collectives=None) -> np.ndarray:
-    """Sum of an integer tensor over the ranks, as NumPy."""
-    if collectives is None:
-        from passl import distributed as collectives
-    return collectives.all_reduce(state, "sum").numpy()

@@ -48,13 +48,13 @@ class Clusters:
 
 
 def assign(model: Model, images: Any, balanced: bool = False, temperature: float = TEMPERATURE,
-           epsilon: float = EPSILON, iterations: int = 3, batch_size: int = 32, workers: int = 0,
-           skip_unreadable: bool = False) -> Clusters:
+           epsilon: float = EPSILON, iterations: int = 3, batch_size: int = 32, workers: Optional[int] = None,
+           skip_unreadable: bool = False, engine: str = "auto") -> Clusters:
     """Cluster of each picture under every prototype head of a pretrained network.
 
     confidence is the softmax of the scores at `temperature`. balanced=True assigns all pictures together by Sinkhorn
     (`epsilon`, `iterations` as in training), so that clusters get about equally many; the result then depends on the
-    whole set, and confidence is the soft assignment. workers and skip_unreadable: see `Engine`.
+    whole set, and confidence is the soft assignment. workers, skip_unreadable, and engine for `backend`: see `Engine`.
     ValueError for a network without trained prototypes.
 
     Example:
@@ -65,12 +65,12 @@ def assign(model: Model, images: Any, balanced: bool = False, temperature: float
         >>> clusters.shape, confidence.shape
         ((2, 1), (2, 1))
     """
-    engine = Engine(model, batch_size, workers, skip_unreadable)
-    require_prototypes(engine.network)
-    sizes = engine.network.head_sizes
+    looking = Engine(model, batch_size, workers, skip_unreadable, engine)
+    require_prototypes(looking.network)
+    sizes = looking.network.head_sizes
     index: List[np.ndarray] = []
     parts: List[Any] = []  # scores only for balanced, which needs those of all images at once
-    for batch in engine.stream(images, ("scores",)):
+    for batch in looking.stream(images, ("scores",)):
         rows = np.flatnonzero(batch.valid)
         if len(rows):
             scores = batch.array("scores")[rows]
@@ -110,6 +110,6 @@ def require_prototypes(model: paddle.nn.Layer) -> None:
 
 def trained_settings(model: paddle.nn.Layer) -> Dict[str, float]:
     """`temperature` and `epsilon` of the run that the weights are from, else the customary ones of `assign`."""
-    source = card_of(model).source
-    trained = (run_config(Path(source)).get("Model") or {}) if source else {}
+    card = card_of(model)
+    trained = ((run_config(Path(card.source)).get("Model") if card.source else None) or card.model)
     return {name: trained.get(name, usual) for name, usual in (("temperature", TEMPERATURE), ("epsilon", EPSILON))}

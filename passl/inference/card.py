@@ -1,27 +1,33 @@
 """What a network needs besides its weights: how images are prepared, what its classes are called, what is trained."""
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 from passl.config import ConfigError, load_config
+from passl.files import write_text
+from passl.models.stems import STEMS
+from passl.weights import Checkpoint, Found
+from passl.weights.layouts.description import (
+    DESCRIPTION,
+    MEAN,
+    STD,
+    Description,
+    evaluation_transform,
+    read_description,
+    resized,
+)
 from passl.weights.locate import WEIGHTS, find_config
+
+LOGGER = logging.getLogger("passl")
 
 if TYPE_CHECKING:
     import paddle
 
-MEAN, STD = [0.485, 0.456, 0.406], [0.228, 0.224, 0.225]  # 0.228 for red is what the SwAV releases were trained with
 CLASS_NAMES = "classes.txt"
 SECTIONS = ("Global", "Model", "DataLoader")  # a config.yaml without any of them is not one of ours
-
-
-def evaluation_transform(size: int = 224, mean: Sequence[float] = MEAN,
-                         std: Sequence[float] = STD) -> List[Mapping[str, Any]]:
-    """Centre crop of `size` pixels after the usual resize (256 for 224); small images are only resized to `size`."""
-    resize = round(size * 256 / 224) if size >= 96 else size
-    return [{"Resize": {"size": resize}}, {"CenterCrop": {"size": size}},
-            {"Normalize": {"mean": list(mean), "std": list(std)}}]
 
 
 @dataclass
@@ -30,7 +36,7 @@ class ModelCard:
 
     name: what it was asked for by. source: its weight file, None for random weights. transform: a transform list as in
     a config. classes: names of its outputs, empty when unknown. has_classifier, has_prototypes: it has trained ones.
-    has_embedding: its projection head is trained.
+    has_embedding: its projection head is trained. model: the Model section it was built from, {} when it is not known.
     """
 
     name: str = "a network"
@@ -40,6 +46,7 @@ class ModelCard:
     has_classifier: bool = False
     has_prototypes: bool = False
     has_embedding: bool = False
+    model: Dict[str, Any] = field(default_factory=dict)
 
 
 def card_of(model: paddle.nn.Layer) -> ModelCard:
@@ -95,6 +102,36 @@ def fill_from_run(card: ModelCard, weights: Path) -> None:
         card.classes = class_names_of(weights) if card.has_classifier else []
 
 
+def describe(config: Mapping[str, Any]) -> Description:
+    """What the weights of a run with this config say of their network."""
+    return Description(dict(config.get("Model") or {}), transform_of(config))
+
+
+def prepare_as_trained(card: ModelCard, checkpoint: Checkpoint, found: Found, weights: Path,
+                       size: Optional[int] = None) -> None:
+    """Fill the card of a network that was opened from a file: by what the file says, else by its run, else by custom.
+
+    size: what the user says of the images. One warning names what had to be assumed.
+    """
+    described, config = read_description(checkpoint.meta), run_config(weights)
+    fill_from_run(card, weights)
+    if described.transform:
+        card.transform = described.transform
+    elif not config:
+        card.transform = evaluation_transform(32 if found.stem_kernel == 3 else 224)
+    is_stem_open = bool(found.stem) and not found.stem_known and not config
+    is_size_open = size is None and not described.transform and not config and (is_stem_open or found.origin == "passl")
+    if size is not None:
+        card.transform = resized(card.transform, size)
+    if is_stem_open or is_size_open:
+        height, width = prepared_size(card.transform) or (224, 224)
+        assumed = ([f"the stem '{found.stem}'"] if is_stem_open else []) + [
+            f"images of {height}x{width} pixels, normalised with mean {MEAN} and deviation {STD}"]
+        LOGGER.warning(f"{weights} does not say how its network looks at images. Assumed: {'; '.join(assumed)}. "
+                       f"--stem {{{','.join(STEMS)}}} and --size N (get_model: stem=, size=) say otherwise, for good "
+                       "with passl-convert")
+
+
 def class_names_of(weights: Path) -> List[str]:
     """Names of the outputs that the run of `weights` was trained with; none when it is not known."""
     path = find_config(weights, CLASS_NAMES)
@@ -117,13 +154,18 @@ def save_run(folder: Path, model, config: Mapping[str, Any]) -> Path:
     evaluation = loaders["Eval"] = dict(loaders.get("Eval") or {})
     evaluation["dataset"] = {**(evaluation.get("dataset") or {}), "transform": list(card.transform)}
     folder.mkdir(parents=True, exist_ok=True)
-    paddle.save({name: tensor.numpy() for name, tensor in model.state_dict().items()}, str(folder / WEIGHTS))
+    described = Description(card.model or dict(sections.get("Model") or {}), list(card.transform))
+    paddle.save({**{name: tensor.numpy() for name, tensor in model.state_dict().items()},
+                 DESCRIPTION: described.plain()}, str(folder / WEIGHTS))
     Config(sections).save(str(folder / "config.yaml"))
     if card.classes:
-        (folder / CLASS_NAMES).write_text("".join(f"{name}\n" for name in card.classes), encoding="utf-8")
+        write_text(folder / CLASS_NAMES, "".join(f"{name}\n" for name in card.classes))
     return folder
 
 
 def read_class_names(path: Path) -> List[str]:
-    """One class name a line, in the order of the outputs; none when there is no such file."""
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.is_file() else []
+    """One class name a line, in the order of the outputs; none when there is no such file. Names may hold any byte."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # with newlines as '\n'
+    return [line for line in text.split("\n") if line]  # str.splitlines would cut names at rarer line breaks

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -13,21 +14,23 @@ import numpy as np
 from passl import files
 from passl.data.sources import ImageFiles
 from passl.errors import UserError
-from passl.evaluation.features import fingerprint
+from passl.evaluation.features import network_fingerprint
 from passl.files import PathLike
 from passl.inference.card import card_of
 from passl.inference.engine import Engine, Model
 from passl.inference.images import digest, find_images
 
+LOGGER = logging.getLogger("passl.inference")
 FEATURES, INDEX, PARTIAL, PROGRESS = "features.npy", "index.csv", "features.partial.npy", "progress.json"
 LOCK = ".lock"
 SAVE_SECONDS = 10.0
 
 
-def embed(model: Model, images: Any, batch_size: int = 32) -> np.ndarray:
+def embed(model: Model, images: Any, batch_size: int = 32, engine: str = "auto") -> np.ndarray:
     """Features of pictures, float32 [N, F], also for a single one (N = 1): pooled trunk features, before any head.
 
-    images: see `passl.inference.images.collect`; TypeError or ValueError for what is no picture.
+    images: see `passl.inference.images.collect`; TypeError or ValueError for what is no picture. engine: what runs the
+    network, `backend` of `Engine`.
 
     Example:
         >>> import numpy, passl
@@ -35,7 +38,7 @@ def embed(model: Model, images: Any, batch_size: int = 32) -> np.ndarray:
         >>> passl.embed(model, numpy.zeros([3, 32, 32, 3], "uint8")).shape
         (3, 32)
     """
-    return Engine(model, batch_size).run(images)["features"]
+    return Engine(model, batch_size, backend=engine).run(images)["features"]
 
 
 class EmbeddedFolder(NamedTuple):
@@ -48,10 +51,12 @@ class EmbeddedFolder(NamedTuple):
 
 
 def embed_folder(model: Model, images: Union[ImageFiles, PathLike, Sequence[PathLike]], folder: PathLike,
-                 batch_size: int = 64, workers: int = 0, skip_unreadable: bool = False) -> EmbeddedFolder:
+                 batch_size: int = 64, workers: Optional[int] = None, skip_unreadable: bool = False,
+                 engine: str = "auto") -> EmbeddedFolder:
     """Write `features.npy` float32 [N, F] and `index.csv` (row, path, class, readable) below `folder`.
 
     images: files, folders and list files. Row i is image i; rows of unreadable images (`skip_unreadable`) are NaN.
+    workers, skip_unreadable, and engine for `backend`: see `Engine`.
     While it runs the rows done are in `features.partial.npy` and their number in `progress.json`; the same call
     continues there.
     ValueError when the folder holds the work of other weights, images or transforms, or another process works in it.
@@ -65,16 +70,16 @@ def embed_folder(model: Model, images: Union[ImageFiles, PathLike, Sequence[Path
         >>> numpy.load("embeddings/features.npy").shape
         (1, 32)
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     busy = UserError(f"another process is writing embeddings to {folder}: wait for it, or choose another folder")
     samples = images if isinstance(images, ImageFiles) else find_images(images)
     with files.locked(folder / LOCK, busy):
-        return _embed_folder(Engine(model, batch_size, workers, skip_unreadable), samples, folder)
+        return _embed_folder(Engine(model, batch_size, workers, skip_unreadable, engine), samples, folder)
 
 
 def _embed_folder(engine: Engine, samples: ImageFiles, folder: Path) -> EmbeddedFolder:
-    key = {"weights": fingerprint(engine.network.state_dict()), "images": digest(samples),
+    key = {"weights": network_fingerprint(engine.network), "images": digest(samples),
            "transform": json.loads(json.dumps(card_of(engine.network).transform)), "batch_size": engine.batch_size}
     progress = _progress(folder, key)
     begin = time.monotonic()
@@ -86,20 +91,25 @@ def _embed_folder(engine: Engine, samples: ImageFiles, folder: Path) -> Embedded
         for batch in engine.stream(samples, first_batch=done):
             values = batch.array("features")
             if rows is None:
+                if done and progress.get("engine", "eager") != engine.used:  # not a key: they agree within 1e-4
+                    LOGGER.info(f"the first {continued_from} rows were made by {progress.get('engine', 'eager')}, the "
+                                f"others by {engine.used} and the live network; they differ by rounding")
                 rows = _open(folder / PARTIAL, (len(samples), values.shape[1]), new=done == 0)
             rows[batch.start:batch.start + len(values)] = values
             unreadable += [samples.path(batch.start + int(row)) for row in np.flatnonzero(~batch.valid)]
             done += 1
             if time.monotonic() - saved > SAVE_SECONDS:
                 rows.flush()
-                _save(folder, {"key": key, "batches": done, "unreadable": unreadable, "complete": False})
+                _save(folder, {"key": key, "batches": done, "unreadable": unreadable, "complete": False,
+                               "engine": engine.used})
                 saved = time.monotonic()
         if rows is not None:
             rows.flush()
         del rows
         _write_index(folder / INDEX, samples, set(unreadable))
         os.replace(folder / PARTIAL, folder / FEATURES)
-        _save(folder, {"key": key, "batches": done, "unreadable": unreadable, "complete": True})
+        _save(folder, {"key": key, "batches": done, "unreadable": unreadable, "complete": True,
+                       "engine": engine.used or progress.get("engine", "eager")})
     return EmbeddedFolder(len(samples), continued_from, unreadable, time.monotonic() - begin)
 
 
@@ -133,7 +143,7 @@ def _open(path: Path, shape, new: bool) -> np.memmap:
 
 
 def _write_index(path: Path, samples: ImageFiles, unreadable) -> None:
-    with files.written_aside(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with files.written_text(path) as file:
         writer = csv.writer(file)
         writer.writerow(["row", "path", "class", "readable"])
         for row in range(len(samples)):

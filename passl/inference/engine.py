@@ -18,12 +18,17 @@ from passl.data.loader import Loader
 from passl.data.sampler import DistributedBatchSampler
 from passl.data.sources import ImageFiles
 from passl.errors import NotFinite, UserError
+from passl.inference.backends import cpu_threads, require_choice
 from passl.inference.card import card_of
+from passl.inference.forward import Forward
 from passl.inference.get_model import get_model, list_models
 from passl.inference.images import Images, batches, collect, find_images
+from passl.inference.pace import Pace
 
 Model = Union[paddle.nn.Layer, str, "os.PathLike[str]"]  # a network, or what `as_model` takes
 Outputs = Union[Sequence[str], Callable[[paddle.Tensor], Any]]
+FEW_IMAGES = 64  # for which worker processes do not pay
+MOST_WORKERS = 8  # by default; each holds a copy of what it decodes
 Prepared = Tuple[paddle.Tensor, np.ndarray, np.ndarray, np.ndarray]  # images, and indices, labels, valid of `Batch`
 
 
@@ -87,17 +92,32 @@ class Engine:
 
     network: from `get_model`, or what it takes to find one; any layer will do for "features". Images are prepared as
         its card says.
-    batch_size: images in one forward pass. workers: processes that decode files, 0 decodes in this one.
+    batch_size: images in one forward pass. workers: processes that decode files, 0 decodes in this one; None: one a
+        core, and none for few images.
     skip_unreadable: a file that cannot be decoded is marked (`Batch.valid`) instead of ending the pass with its name.
+    backend: what runs the network on a CPU (docs/evaluation.md). "auto": onnxruntime or OpenVINO where they are
+        installed, else Paddle Inference; Paddle's eager kernels for a pass too short to be worth the start of another,
+        and on GPUs. UserError for one that is not installed.
 
-    Results do not depend on batch_size (but for rounding) or workers.
+    Results do not depend on workers, and on batch_size and backend only by rounding.
+
+    Example:
+        >>> import numpy, passl
+        >>> from passl.inference.engine import Engine
+        >>> engine = Engine(passl.get_model("resnet10", base_channels=4, stem="small"), backend="eager")
+        >>> engine.run(numpy.zeros([2, 3, 32, 32], "float32"), outputs=("features",))["features"].shape
+        (2, 32)
     """
 
-    def __init__(self, network: Model, batch_size: int = 32, workers: int = 0, skip_unreadable: bool = False):
+    def __init__(self, network: Model, batch_size: int = 32, workers: Optional[int] = None,
+                 skip_unreadable: bool = False, backend: str = "auto"):
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        require_choice(backend)
         self.network = as_model(network)
         self.batch_size, self.workers, self.skip_unreadable = batch_size, workers, skip_unreadable
+        self.backend = backend
+        self.used = ""  # what ran the last batch, with versions
 
     def run(self, images: Any, outputs: Sequence[str] = ("features",)) -> Dict[str, np.ndarray]:
         """Outputs of all images by name, float32 [N, ...] in the order of the images (see `stream`)."""
@@ -120,10 +140,12 @@ class Engine:
         finite: NotFinite as soon as an output holds NaN or infinity: what is made of it looks like answers.
         DataError names a file that cannot be read; UserError says what the network does not give.
         """
-        function = self._function(outputs)
-        loader = self._loader(source)
-        prepared = self._collected(source) if loader is None else _loaded(loader, first_batch)
+        given, loader = self._opened(source)
         start = 0 if loader is None else first_batch * loader.batch_size
+        total = len(given.items) if loader is None else (len(loader) - first_batch) * loader.batch_size
+        function = self._function(outputs, total)
+        prepared = self._collected(given) if loader is None else _loaded(loader, first_batch)
+        pace = Pace(total, bar=on_batch is None)
         try:
             with evaluation_mode(self.network):
                 mark = time.perf_counter()
@@ -131,8 +153,10 @@ class Engine:
                     data_time = time.perf_counter() - mark
                     with paddle.no_grad():  # not around `yield`: whoever leaves early would take it along
                         output = function(images)
+                    self.used = str(function) if isinstance(function, Forward) else "eager"
                     if finite:
                         self._require_finite(output)
+                    pace.note(len(indices), data_time, time.perf_counter() - mark - data_time)
                     yield Batch(start, output, indices, labels, valid)
                     if on_batch is not None and loader is not None:
                         on_batch(BatchRecord(iteration, len(loader), len(indices) * distributed.world_size(),
@@ -140,12 +164,16 @@ class Engine:
                     start += len(indices)
                     mark = time.perf_counter()
         finally:
+            pace.close(function.start_seconds if isinstance(function, Forward) else 0.0)
             if loader is not None and loader is not source:
                 loader.close()
 
-    def _function(self, outputs: Outputs) -> Callable[[paddle.Tensor], Any]:
+    def _function(self, outputs: Outputs, images: int) -> Callable[[paddle.Tensor], Any]:
         if callable(outputs):
             return outputs
+        return Forward(self.network, self._live(outputs), outputs, self.backend, images)
+
+    def _live(self, outputs: Sequence[str]) -> Callable[[paddle.Tensor], Dict[str, paddle.Tensor]]:
         if tuple(outputs) == ("features",):
             features = feature_function(self.network)
             return lambda images: {"features": features(images)}
@@ -155,21 +183,33 @@ class Engine:
             raise UserError(f"{card_of(self.network).name} gives {', '.join(given)}, not {', '.join(missing)}")
         return lambda images: self.network.outputs(images, outputs)
 
-    def _loader(self, source: Any) -> Optional[Loader]:
-        """The loader of files; None for pictures that are prepared one by one in this process."""
+    def _opened(self, source: Any) -> Tuple[Images, Optional[Loader]]:
+        """The loader of files; or None, and pictures that are prepared one by one in this process."""
+        nothing = Images([], False)
         if isinstance(source, Loader):
-            return source
+            return nothing, source
         if not isinstance(source, ImageFiles):
-            if not self.workers and not self.skip_unreadable:
-                return None
-            source = find_images(source)
+            if self.workers or self.skip_unreadable:
+                source = find_images(source)
+            else:
+                given = source if isinstance(source, Images) else collect(source)
+                are_files = all(isinstance(item, str) for item in given.items)
+                if self.workers == 0 or len(given.items) < FEW_IMAGES or not are_files:
+                    return given, None
+                source = ImageFiles(given.items)
         transform = list(card_of(self.network).transform)
         dataset = LabelledDataset(source, transform, "skip" if self.skip_unreadable else "error", 0)
         dataset.remedy = "skip_unreadable=True or --skip-unreadable leaves such files out"
-        return Loader(dataset, DistributedBatchSampler(len(source), self.batch_size), num_workers=self.workers)
+        return nothing, Loader(dataset, DistributedBatchSampler(len(source), self.batch_size),
+                               num_workers=self.workers_for(len(source)))
 
-    def _collected(self, source: Any) -> Iterator[Prepared]:
-        given = source if isinstance(source, Images) else collect(source)
+    def workers_for(self, images: int) -> int:
+        """Processes that decode so many files."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if images < FEW_IMAGES else min(MOST_WORKERS, cpu_threads())
+
+    def _collected(self, given: Images) -> Iterator[Prepared]:
         for start, images in batches(given.items, card_of(self.network).transform, self.batch_size):
             count = len(images)
             yield images, np.arange(start, start + count), np.full(count, -1), np.ones(count, bool)

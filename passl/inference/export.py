@@ -67,7 +67,7 @@ def export(model: Network, prefix: PathLike, input_shape: Sequence[Optional[int]
         >>> [file.name for file in files if file.suffix == ".pdiparams"]
         ['trunk.pdiparams']
     """
-    prefix = Path(prefix)
+    prefix = Path(prefix).expanduser()
     if len(input_shape) != 4 or input_shape[1] != 3:
         raise UserError(f"input_shape is [batch, 3, height, width] with null for any size, got {list(input_shape)}")
     if export_type == "onnx" and importlib.util.find_spec("paddle2onnx") is None:

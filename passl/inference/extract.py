@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -11,7 +11,7 @@ import paddle
 from passl import distributed
 from passl.data.loader import Loader
 from passl.errors import NotFinite, UserError
-from passl.evaluation.features import fingerprint, load_features, save_features
+from passl.evaluation.features import load_features, network_fingerprint, save_features
 from passl.files import PathLike
 from passl.inference.card import card_of
 from passl.inference.engine import BatchRecord, Engine
@@ -28,18 +28,18 @@ class Shard(NamedTuple):
 
 
 def extract_shard(network: paddle.nn.Layer, loader: Loader,
-                  on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Shard:
+                  on_batch: Optional[Callable[[BatchRecord], None]] = None, backend: str = "auto") -> Shard:
     """This rank's features, without the rows that only pad a batch and without images that could not be read.
 
     network: gives pooled features by `extract_feat` (trunks and methods' models do), or by being called.
     loader: of labelled images (`passl.data.build_loader`); its sampler decides what this rank gets.
-    on_batch: is told of every batch.
+    on_batch: is told of every batch. backend: see `Engine`.
     ValueError for multi-crop data or features that are not [B, F]; FloatingPointError when a feature is not finite.
     """
     features: Optional[np.ndarray] = None  # rows go where they stay: a list to be joined would need the memory twice
     filled = 0
     labels, indices = [], []
-    for batch in Engine(network).stream(loader, on_batch=on_batch, finite=False):
+    for batch in Engine(network, backend=backend).stream(loader, on_batch=on_batch, finite=False):
         output = batch.output["features"]
         if not isinstance(output, paddle.Tensor) or output.ndim != 2:
             raise UserError(f"{type(network).__name__} gives no [B, F] features; hand over its trunk")
@@ -61,13 +61,14 @@ def extract_shard(network: paddle.nn.Layer, loader: Loader,
 
 
 def extract_features(network: paddle.nn.Layer, loader,
-                     on_batch: Optional[Callable[[BatchRecord], None]] = None) -> Tuple[np.ndarray, np.ndarray]:
+                     on_batch: Optional[Callable[[BatchRecord], None]] = None, backend: str = "auto"
+                     ) -> Tuple[np.ndarray, np.ndarray]:
     """(features float32 [N, F], labels int64 [N]) of the whole data set, equal on all ranks.
 
     Rows are in the order of the data set, each image once however the sampler spreads and pads them. Images that
     could not be read (`image_errors: skip`) are left out. Arguments and errors as in `extract_shard`.
     """
-    return gather(extract_shard(network, loader, on_batch))
+    return gather(extract_shard(network, loader, on_batch, backend))
 
 
 def gather(shard: Shard) -> Tuple[np.ndarray, np.ndarray]:
@@ -81,34 +82,40 @@ def gather(shard: Shard) -> Tuple[np.ndarray, np.ndarray]:
     return features[first], labels[first]
 
 
-def labelled_shard(engine: Engine, root: PathLike, place: str, cache: Optional[PathLike] = None
-                   ) -> Tuple[Shard, List[str]]:
-    """(this rank's `Shard`, class names) of a class tree or a list file of 'path label' lines.
+def labelled_loader(engine: Engine, root: PathLike, place: str) -> Loader:
+    """Loader of a class tree or a list file of 'path label' lines, prepared as the engine's network wants it.
 
-    place: what messages call it. cache: folder to keep the features in, and to take them from when weights, images and
-    transforms are the same; only to save them are the ranks' shards brought together.
+    place: what messages call the images.
     """
-    transform = list(card_of(engine.network).transform)
-    section = {"dataset": {"name": "ImageFolder", "root": os.fspath(root), "transform": transform},
-               "sampler": {"batch_size": engine.batch_size}, "loader": {"num_workers": engine.workers}}
+    section = {"dataset": {"name": "ImageFolder", "root": os.fspath(root),
+                           "transform": list(card_of(engine.network).transform)},
+               "sampler": {"batch_size": engine.batch_size}}
     loader = evaluation_loader(section, place=place)
+    loader.num_workers = engine.workers_for(len(loader.dataset))
     loader.dataset.remedy = "remove the file, or name the others in a list file"
-    classes, labels = loader.dataset.classes, loader.dataset.labels
-    try:
-        if cache is None:
-            return extract_shard(engine.network, loader), classes
-        key = {"weights": fingerprint(engine.network.state_dict()), "images": digest(loader.dataset.samples),
-               "transform": transform}
-        cached = load_features(cache, key)
-        if cached is not None:
-            rows = np.arange(distributed.rank(), len(labels), distributed.world_size())
-            own = cached.features if distributed.world_size() == 1 else cached.features[rows]
-            return Shard(own, labels[rows], rows), classes
-        shard = extract_shard(engine.network, loader)
-        whole = gather(shard)  # all ranks take part
-        if distributed.rank() == 0:
-            Path(cache).parent.mkdir(parents=True, exist_ok=True)
-            save_features(cache, key, *whole)
-        return shard, classes
-    finally:
-        loader.close()
+    return loader
+
+
+def feature_key(engine: Engine, loader: Loader) -> Dict[str, Any]:
+    """What the features of a loader depend on; to be made before its classes get other numbers."""
+    return {"weights": network_fingerprint(engine.network), "images": digest(loader.dataset.samples),
+            "transform": list(card_of(engine.network).transform)}
+
+
+def cached_shard(engine: Engine, loader: Loader, cache: PathLike, key: Mapping[str, Any]) -> Shard:
+    """`extract_shard` with the features of a folder when they are of the same `key`; else they are written there.
+
+    Only to save them are the ranks' shards brought together.
+    """
+    labels = loader.dataset.labels
+    cached = load_features(cache, key)
+    if cached is not None:
+        rows = np.arange(distributed.rank(), len(labels), distributed.world_size())
+        own = cached.features if distributed.world_size() == 1 else cached.features[rows]
+        return Shard(own, labels[rows], rows)
+    shard = extract_shard(engine.network, loader, backend=engine.backend)
+    whole = gather(shard)  # all ranks take part
+    if distributed.rank() == 0:
+        Path(cache).parent.mkdir(parents=True, exist_ok=True)
+        save_features(cache, key, *whole)
+    return shard

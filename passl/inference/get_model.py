@@ -11,12 +11,16 @@ from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tupl
 import numpy as np
 
 from passl.errors import CheckpointError, UnknownComponent, UserError
-from passl.inference.card import ModelCard, fill_from_run, run_config
+from passl.inference.card import ModelCard, prepare_as_trained, run_config
 from passl.models.base import Network
 from passl.models.build import build_network
 from passl.models.heads import HeadOptions
+from passl.models.stems import STEMS
 from passl.registry import BACKBONES, nearest
 from passl.weights import Checkpoint, Found, LoadReport, load_into, read, recognise, to_passl_state, zoo
+from passl.weights.layouts.description import DESCRIPTION, read_description, resized, told
+from passl.weights.layouts.recognise import under_prefix
+from passl.weights.layouts.trunk import refuse_misfits
 from passl.weights.load import is_own
 from passl.weights.locate import find_weights
 
@@ -54,7 +58,7 @@ def list_models(pattern: Optional[str] = "*") -> List[str]:
 
 
 def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[PathLike]] = None,
-              **options: Any) -> Network:
+              *, size: Optional[int] = None, prefix: Optional[str] = None, **options: Any) -> Network:
     """A network in evaluation mode, with `extract_feat(images [B, 3, H, W]) -> [B, F]` and a `card`.
 
     name: one of `list_models()`; or something that holds weights, whose architecture is then read from it: a run's
@@ -62,9 +66,12 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
     pretrained: None or False: random weights. True: the released weights of that name, downloaded when needed. A path:
         weights for the named architecture; its heads are built as the file has them. Two paths: a file with the trunk,
         and one with a classifier that was saved without it (SwAV's eval_linear).
+    size: pixels of the images it is shown, for a file that does not say it; the default is what the file or its run
+        says, else what is customary, with a warning.
+    prefix: of a file that holds several networks, the one to take ("encoder_q."); without it a known trunk is found.
     options: constructor parameters that replace the defaults, the release's and the file's: those of the backbone
         (stem, base_channels, nmb_prototypes=300 for a new prototype layer on own data, ...), and for classifiers
-        class_num, global_pooling, use_bn.
+        class_num, global_pooling, use_bn. A file takes `stem` alone, for weights that do not tell it.
     Calling the network gives logits (probe, fine-tuned), (embedding, scores) (pretraining) or features (trunk).
     What became of the weights is logged, as a warning when a part of the network keeps its random values; the `card`
     then says so, and a trunk that does not match is an error.
@@ -77,15 +84,16 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
         >>> list(embedding.shape), list(scores.shape)
         ([2, 128], [2, 6])
     """
-    name, known = os.fspath(name), list_models()
+    name, known = os.path.expanduser(name), list_models()
     if name in known:
         _refuse_unknown(options)
-        return _by_name(name, pretrained, options)
+        return _by_name(name, pretrained, options, size, prefix)
     if os.path.exists(name) or os.path.exists(f"{name}.pdparams"):
-        if pretrained not in (None, False) or options:
+        others = [option for option in options if option != "stem"]
+        if pretrained not in (None, False) or others:
             raise UserError(f"{name} is a file or run and brings its own weights and architecture; drop pretrained "
-                            f"and {', '.join(options) or 'options'}")
-        return _from_file(find_weights(name))
+                            f"and {', '.join(others) or 'options'}")
+        return _from_file(find_weights(name), options.get("stem"), size, prefix)
     if name in zoo.list_models():
         entry = zoo.release(name)
         raise UnknownComponent(f"'{name}' is released, but its network ({entry.architecture}) is not built here; get "
@@ -96,21 +104,40 @@ def get_model(name: PathLike, pretrained: Union[None, bool, PathLike, Sequence[P
 
 
 def _by_name(name: str, pretrained: Union[None, bool, PathLike, Sequence[PathLike]],
-             options: Dict[str, Any]) -> Network:
+             options: Dict[str, Any], size: Optional[int], prefix: Optional[str]) -> Network:
     entry = next((zoo.release(one) for one in (RELEASED.get(name), name) if one in zoo.list_models()), None)
     files = _files(name, entry, pretrained)
     if not files:
-        return finish(_named(name, entry, {}, None, options), ModelCard(name))
-    checkpoint = read(files[0]) if len(files) == 1 else _joined([read(path) for path in files])
+        card = ModelCard(name)
+        card.transform = resized(card.transform, size) if size else card.transform
+        return finish(_named(name, entry, {}, None, options), card)
+    opened = [_opened(path, options.get("stem"), prefix if path == files[0] else None) for path in files]
+    checkpoint = opened[0] if len(files) == 1 else _joined(opened)
     canonical, found = _look(checkpoint)
     if not found.has_trunk:
         raise CheckpointError(f"{checkpoint.path} holds a {found.kind} without a trunk: give the file of the trunk it "
                               f"was trained on as well, get_model('{name}', pretrained=[TRUNK, HEAD]) or --weights "
                               "TRUNK --weights HEAD")
+    if len(files) > 1:  # joined, they have lost whose they were
+        first = _look(opened[0])[1]
+        found.origin, found.stem, found.stem_known = first.origin, first.stem, first.stem_known
+    if found.stem_kernel == 3:
+        options = {"stem": found.stem, **options}
     model = _named(name, entry, canonical, found, options)
     card = card_of_loaded(name, model, _told(load_into(model, checkpoint)))
-    fill_from_run(card, files[-1])
+    if pretrained is True and size is None:
+        size = 224  # of every release
+    prepare_as_trained(card, checkpoint, found, files[-1], size)
     return finish(model, card)
+
+
+def _opened(path: Path, stem: Optional[str], prefix: Optional[str]) -> Checkpoint:
+    """A weight file with a description that says its stem, where the user, the file or its run does."""
+    checkpoint = read(path) if prefix is None else under_prefix(read(path), prefix)
+    if stem is None and read_description(checkpoint.meta).stem is None:
+        run = ((run_config(path).get("Model") or {}).get("backbone") or {}).get("stem")
+        stem = run if run in STEMS else None
+    return told(checkpoint, stem)
 
 
 def _look(checkpoint: Checkpoint) -> Tuple[Dict[str, np.ndarray], Found]:
@@ -146,8 +173,9 @@ def _joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """Several files as one: each adds its weights or replaces those of the files before it."""
     state: Dict[str, np.ndarray] = {}
     for checkpoint in checkpoints:
-        state.update(to_passl_state(checkpoint, allow_unknown=True)[0])
-    return Checkpoint(" + ".join(checkpoint.path for checkpoint in checkpoints), "paddle", state)
+        state.update(checkpoint.tensors if is_own(checkpoint) else to_passl_state(checkpoint, allow_unknown=True)[0])
+    meta = {key: checkpoints[0].meta[key] for key in (DESCRIPTION,) if key in checkpoints[0].meta}
+    return Checkpoint(" + ".join(checkpoint.path for checkpoint in checkpoints), "paddle", state, meta)
 
 
 def _named(name: str, entry: Optional[zoo.Release], canonical: Mapping[str, np.ndarray], found: Optional[Found],
@@ -173,13 +201,19 @@ def _build(backbone: Dict[str, Any], phase: str, canonical: Mapping[str, np.ndar
     """The network of a phase. Its heads are those of `options`, else of the file, else of `backbone`."""
     keys = {**backbone, **(_in_file(phase, canonical, found) if found is not None else {}), **options}
     own = {key: keys.pop(key) for key in CLASSIFIER_KEYS.get(phase, ()) if key in keys}
-    return build_network(keys, phase, **own)
+    network = build_network(keys, phase, **own)
+    network.section = keys
+    return network
 
 
 def _in_file(phase: str, canonical: Mapping[str, np.ndarray], found: Found) -> Dict[str, Any]:
     """Keys of Model and Model.backbone for the heads of one phase that a file has; none when it has none."""
-    if phase == "linearprobe" and "linear.weight" in canonical:
-        classes, inputs = canonical["linear.weight"].shape
+    # torchvision's classifier, which our names call linear too; beside prototypes it only watched the pretraining
+    fits = ({"fc.weight", "fc.bias"} <= set(canonical) and not found.prototypes
+            and canonical["fc.weight"].shape[1:] == (found.features,))
+    layer = "linear" if "linear.weight" in canonical else "fc" if fits else ""
+    if phase == "linearprobe" and f"{layer}.weight" in canonical:
+        classes, inputs = canonical[f"{layer}.weight"].shape
         pooled = {"global_pooling": inputs == found.features} if found.features else {}
         return {"class_num": classes, "use_bn": "bn.weight" in canonical, **pooled}
     if phase == "finetune" and found.classes and "projection_head.weight" in canonical:
@@ -197,7 +231,8 @@ def _head(holder: Union[zoo.Release, Found], canonical: Container[str] = ()) -> 
     is_numbered = len(counts) > 1 or "prototypes.prototypes0.weight" in canonical
     return {"normalize": True, "hidden_mlp": holder.hidden, "output_dim": holder.embedding,
             "head_batch_norm": holder.head_batch_norm or not holder.hidden,
-            **({"nmb_prototypes": counts if is_numbered else counts[0]} if counts else {})}
+            **({"nmb_prototypes": counts if is_numbered else counts[0]} if counts else {}),
+            **({"prototype_bias": True} if getattr(holder, "prototype_bias", False) else {})}
 
 
 def _told(report: LoadReport) -> LoadReport:
@@ -205,25 +240,31 @@ def _told(report: LoadReport) -> LoadReport:
     return report
 
 
-def _from_file(path: Path) -> Network:
-    """The network that a weight file holds, built from the run's config beside it or from the file's own shapes."""
-    checkpoint = read(path)
-    model = _of_file(checkpoint, run_config(path).get("Model") or {})
+def _from_file(path: Path, stem: Optional[str], size: Optional[int], prefix: Optional[str]) -> Network:
+    """The network that a weight file holds: built from what it says of itself, from the run's config beside it, or from
+    the shapes of its weights."""
+    checkpoint = _opened(path, stem, prefix)
+    canonical, found = _look(checkpoint)
+    said, config = read_description(checkpoint.meta), run_config(path).get("Model") or {}
+    section = said.model if "type" in said.backbone else {**config, "backbone": {**(config.get("backbone") or {}),
+                                                                                 **said.backbone}}
+    model = _of_file(checkpoint, canonical, found, section)
     card = card_of_loaded(str(path), model, _told(load_into(model, checkpoint, strict="all")))
-    fill_from_run(card, path)
+    prepare_as_trained(card, checkpoint, found, path, size)
+    card.model = section if "type" in section["backbone"] else {"backbone": model.section}
     return finish(model, card)
 
 
-def _of_file(checkpoint: Checkpoint, section: Mapping[str, Any]) -> Network:
-    """The network of a file, its weights still random. `section`: Model of its run's config, {} without one.
+def _of_file(checkpoint: Checkpoint, canonical: Mapping[str, np.ndarray], found: Found, section: Mapping[str, Any]
+             ) -> Network:
+    """The network of a file, its weights still random. `section`: Model of its run's config, as far as it is known.
 
     The trunk is the section's; its heads are those that the file has.
     """
-    canonical, found = _look(checkpoint)
     given = section.get("backbone") or {}
     heads = {field.name for field in fields(HeadOptions)}
     backbone = {key: value for key, value in given.items() if key not in heads}
-    if not backbone:
+    if "type" not in backbone:
         if not found.has_trunk:
             raise CheckpointError(f"{checkpoint.path} holds a {found.kind} without a trunk: name the network and give "
                                   "both files, for instance get_model('swav_resnet50_linearprobe', pretrained=[TRUNK, "
@@ -231,10 +272,11 @@ def _of_file(checkpoint: Checkpoint, section: Mapping[str, Any]) -> Network:
         if not found.architecture:
             raise CheckpointError(f"{checkpoint.path} does not tell which trunk its weights are of, and no config.yaml "
                                   f"is beside it: name it, get_model('NAME', pretrained='{checkpoint.path}')")
+        refuse_misfits(checkpoint.path, f"a {found.architecture}", found.misfits)
         backbone = {"type": found.architecture}
         if found.block in ("basic", "bottleneck"):
             backbone = {"type": found.architecture.partition("w")[0], "base_channels": len(canonical["conv1.weight"]),
-                        "stem": "small" if found.stem_kernel == 3 else "imagenet"}
+                        "stem": found.stem}
     if backbone["type"] not in BACKBONES:
         raise CheckpointError(f"{checkpoint.path} holds a {backbone['type']}, which is not a network of this library; "
                               f"known: {', '.join(BACKBONES.names(aliases=False))}")

@@ -11,8 +11,9 @@ import paddle
 from passl.data.augment.transforms import ImageTransform
 from passl.data.batch import Normalizer
 from passl.data.decode import as_rgb, read_image
+from passl.data.folders import is_image
 from passl.data.random_streams import Stream
-from passl.data.sources import IMAGE_EXTENSIONS, ImageFiles, find_image_files
+from passl.data.sources import ImageFiles, find_image_files
 from passl.errors import DataError, UserError
 from passl.files import PathLike
 
@@ -34,7 +35,8 @@ def collect(images: Any) -> Images:
     """
     if isinstance(images, (str, os.PathLike)):
         samples = find_images(images)
-        return Images([samples.path(index) for index in range(len(samples))], _is_image(images))
+        return Images([samples.path(index) for index in range(len(samples))],
+                      is_image(os.path.expanduser(images)))
     if isinstance(images, paddle.Tensor):
         if images.dtype == paddle.bfloat16:
             images = images.astype("float32")  # NumPy would show its bits as integers
@@ -56,22 +58,16 @@ def collect(images: Any) -> Images:
 
 
 def find_images(places: Union[PathLike, Sequence[PathLike]]) -> ImageFiles:
-    """Images named by paths of files, folders and list files, in that order; classes of a single tree are kept.
+    """Images named by paths of files, folders and list files, in that order; classes are merged by name.
 
     DataError for a path that does not exist; TypeError for anything that is no path.
     """
-    names = [os.fspath(place) for place in ([places] if isinstance(places, (str, os.PathLike)) else places)]
+    names = [os.path.expanduser(place) for place in ([places] if isinstance(places, (str, os.PathLike)) else places)]
     for place in names:
         if not os.path.exists(place):
             raise DataError(f"{place} does not exist (looked from {os.getcwd()}): give image files, folders or list "
                             "files")
-    if len(names) == 1 and not _is_image(names[0]):
-        return find_image_files(names[0], labelled=False)
-    paths: List[str] = []
-    for place in names:
-        samples = ImageFiles([place]) if _is_image(place) else find_image_files(place, labelled=False)
-        paths.extend(samples.path(index) for index in range(len(samples)))
-    return ImageFiles(paths)
+    return find_image_files(names, labelled=False, strict=False)
 
 
 def digest(samples: ImageFiles) -> str:
@@ -85,12 +81,8 @@ def digest(samples: ImageFiles) -> str:
         except OSError:
             total.update(b"missing ")  # whoever reads the file reports it, by name
         total.update(os.fsencode(path) + b"\n")
-    total.update(samples.labels.tobytes() + "\n".join(samples.classes).encode())
+    total.update(samples.labels.tobytes() + os.fsencode("\n".join(samples.classes)))
     return total.hexdigest()
-
-
-def _is_image(place: PathLike) -> bool:
-    return os.fspath(place).lower().endswith(IMAGE_EXTENSIONS) and not os.path.isdir(place)
 
 
 def _array(image: np.ndarray) -> np.ndarray:
@@ -127,7 +119,7 @@ def batches(items: Sequence[Any], transform: Sequence[Mapping[str, Any]], batch_
 
 
 def _prepare(item: Any, pixels: ImageTransform, normalize: Normalizer) -> paddle.Tensor:
-    image = read_image(item) if isinstance(item, str) else item
+    image = read_image(item, pixels.reduction) if isinstance(item, str) else item
     if image.dtype == np.uint8:
         return normalize(paddle.to_tensor(pixels(image, Stream(0, 0, 0))[None]))
     return paddle.to_tensor(image[None])

@@ -12,12 +12,13 @@ from passl.inference.engine import Engine, Model
 from passl.inference.images import collect
 
 
-def predict(model: Model, images: Any, top_k: Optional[int] = None, batch_size: int = 32
+def predict(model: Model, images: Any, top_k: Optional[int] = None, batch_size: int = 32, engine: str = "auto"
             ) -> Union[Dict[str, Any], List[Dict[str, Any]]]:
     """Classify pictures: a dict for one, a list of dicts for several (see `passl.inference.images.collect`).
 
     Keys: pred_label (class number), pred_class (its name; the number as text when names are unknown), pred_score
     (probability), pred_scores float32 [C]; with `top_k` also top, the k best as (name, probability).
+    engine: what runs the network, `backend` of `Engine`.
     ValueError for a network without a classifier, or whose classifier is untrained.
 
     Example:
@@ -29,7 +30,7 @@ def predict(model: Model, images: Any, top_k: Optional[int] = None, batch_size: 
         ((4,), 2)
     """
     given = collect(images)
-    results = [result for _, result in predictions(Engine(model, batch_size), given, None, top_k)]
+    results = [result for _, result in predictions(Engine(model, batch_size, backend=engine), given, None, top_k)]
     return results[0] if given.single else results
 
 

@@ -17,8 +17,8 @@ from passl.inference.images import find_images
 
 
 def recalibrate(model: paddle.nn.Layer, images: Union[PathLike, Sequence[PathLike]], folder: Optional[PathLike] = None,
-                size: int = 224, count: int = 10000, batch_size: int = 64, workers: int = 0,
-                skip_unreadable: bool = False) -> int:
+                size: int = 224, count: int = 10000, batch_size: int = 64,
+                workers: Optional[int] = None, skip_unreadable: bool = False) -> int:
     """Measure the running statistics of a network from `get_model` on `images`; returns how many were used.
 
     `model` is changed: its statistics, and its card, which from now on prepares images of `size` pixels. Multi-crop
@@ -45,7 +45,7 @@ def recalibrate(model: paddle.nn.Layer, images: Union[PathLike, Sequence[PathLik
     model.card.transform = evaluation_transform(size, mean, std)
     measured = measure_batch_norm(Engine(model, batch_size, workers, skip_unreadable), used)
     if folder is not None:
-        save_run(Path(folder), model, run_config(Path(model.card.source)) if model.card.source else {})
+        save_run(Path(folder).expanduser(), model, run_config(Path(model.card.source)) if model.card.source else {})
     return measured
 
 

@@ -6,11 +6,12 @@ one side with neither framework nor layout tricks in it.
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Mapping
+from typing import Dict, List, Mapping, Optional
 
 import numpy as np
 
 from passl.errors import CheckpointError
+from passl.models.stems import STEMS
 from passl.weights.formats.reader import widen
 from passl.weights.layouts.found import Found
 
@@ -58,10 +59,9 @@ def numpy_forward(canonical: Mapping[str, np.ndarray], found: Found, images: np.
     """
     check_verifiable(canonical, found)
     weights = _Widened(canonical)
-    small_stem = found.stem_kernel == 3
-    x = _relu(_norm(weights, "bn1", _convolution(images.astype(np.float64), weights["conv1.weight"],
-                                                 1 if small_stem else 2)))
-    x = x if small_stem else _max_pool(x)
+    _, stride, padding, pool = STEMS[found.stem]
+    x = _relu(_norm(weights, "bn1", _convolution(images.astype(np.float64), weights["conv1.weight"], stride, padding)))
+    x = _max_pool(x) if pool else x
     for stage, blocks in enumerate(found.blocks, start=1):
         for index in range(blocks):
             x = _block(weights, f"layer{stage}.{index}", x, 2 if index == 0 and stage > 1 else 1, found.block)
@@ -73,7 +73,10 @@ def numpy_forward(canonical: Mapping[str, np.ndarray], found: Found, images: np.
         outputs["embedding"] = outputs["embedding"] / np.maximum(norm, 1e-12)
         names = (["prototypes.weight"] if "prototypes.weight" in weights else
                  [f"prototypes.prototypes{head}.weight" for head in range(len(found.prototypes))])
-        outputs["scores"] = np.concatenate([outputs["embedding"] @ weights[name].T for name in names], axis=1)
+        biases = [name.replace("weight", "bias") for name in names]
+        outputs["scores"] = np.concatenate([outputs["embedding"] @ weights[name].T
+                                            + (weights[bias] if bias in weights else 0)
+                                            for name, bias in zip(names, biases)], axis=1)
     stems = classifiers(canonical, found)
     if stems:
         outputs["logits"] = np.concatenate([outputs["features"] @ weights[f"{stem}.weight"].T
@@ -96,10 +99,10 @@ def paddle_network(state: Mapping[str, np.ndarray], found: Found):
 
     base = int(round(found.width * 64)) if found.width else state["res_model.encoder.conv1.weight"].shape[0]
     trunk = ResNet(Bottleneck if found.block == "bottleneck" else BasicBlock, found.blocks, 1,
-                   "small" if found.stem_kernel == 3 else "imagenet", base_channels=base)
+                   found.stem, base_channels=base)
     prototypes = found.prototypes[0] if len(found.prototypes) == 1 else found.prototypes
     options = HeadOptions(bool(found.prototypes), found.hidden, found.embedding, prototypes or 0,
-                          head_batch_norm=found.head_batch_norm)
+                          head_batch_norm=found.head_batch_norm, prototype_bias=found.prototype_bias)
     network = MultiCropNetwork(trunk, options)
     load_into(network, state, strict="all")
     canonical = {name.replace("res_model.", "").replace("linear.linear.", "linear."): array
@@ -136,9 +139,9 @@ def largest_differences(ours: Mapping[str, np.ndarray], reference: Mapping[str, 
     return differences
 
 
-def _convolution(x: np.ndarray, weight: np.ndarray, stride: int) -> np.ndarray:
+def _convolution(x: np.ndarray, weight: np.ndarray, stride: int, padding: Optional[int] = None) -> np.ndarray:
     outputs, inputs, kernel, _ = weight.shape
-    padding = kernel // 2
+    padding = kernel // 2 if padding is None else padding
     if padding:
         x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]

@@ -30,6 +30,8 @@ def pool(features: paddle.Tensor) -> paddle.Tensor:
     if features.ndim != 4:
         raise UserError(f"the trunk gives an output of shape {list(features.shape)}; expected is a feature map "
                         "[B, F, h, w] or a vector [B, F]")
+    if not paddle.in_dynamic_mode():
+        return nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)  # oneDNN's mean takes ten times as long
     return features.mean(axis=[2, 3])
 
 

@@ -28,6 +28,7 @@ class HeadOptions:
     nmb_prototypes: prototypes, or a list of them for several heads; 0 builds none.
     eval_mode: return what the trunk gives instead of embeddings, as PASSL's probe files ask.
     head_batch_norm: batch norm in the head; the released w5 was trained without.
+    prototype_bias: scores have a bias, as in lightly's networks; no published run of SwAV has one.
     """
 
     normalize: bool = False
@@ -36,6 +37,7 @@ class HeadOptions:
     nmb_prototypes: Union[int, List[int]] = 0
     eval_mode: bool = False
     head_batch_norm: bool = True
+    prototype_bias: bool = False
 
 
 def _uniform(inputs: int) -> paddle.ParamAttr:
@@ -75,10 +77,10 @@ class ClusterHead(nn.Linear):
 
 
 class Prototypes(ClusterHead):
-    """Bias-free scores of K prototypes: [N, D] embeddings -> [N, K] cosines (when both are unit vectors)."""
+    """Scores of K prototypes: [N, D] embeddings -> [N, K] cosines (when both are unit vectors), plus a bias if any."""
 
-    def __init__(self, dimension: int, count: int):
-        super().__init__(dimension, count, bias=False)
+    def __init__(self, dimension: int, count: int, bias: bool = False):
+        super().__init__(dimension, count, bias=bias)
 
     def heads(self) -> List["Prototypes"]:
         return [self]
@@ -92,11 +94,11 @@ class Prototypes(ClusterHead):
 class MultiPrototypes(nn.Layer):
     """Several independent prototype heads; children are named prototypes0, prototypes1, ... as in the releases."""
 
-    def __init__(self, dimension: int, counts: List[int]):
+    def __init__(self, dimension: int, counts: List[int], bias: bool = False):
         super().__init__()
         self.counts = list(counts)
         for head, count in enumerate(counts):
-            self.add_sublayer(f"prototypes{head}", Prototypes(dimension, count))
+            self.add_sublayer(f"prototypes{head}", Prototypes(dimension, count, bias))
 
     def heads(self) -> List[Prototypes]:
         return [getattr(self, f"prototypes{head}") for head in range(len(self.counts))]
@@ -109,13 +111,13 @@ class MultiPrototypes(nn.Layer):
             head.normalize()
 
 
-def prototypes(dimension: int, counts: Union[int, List[int]]) -> nn.Layer:
+def prototypes(dimension: int, counts: Union[int, List[int]], bias: bool = False) -> nn.Layer:
     """Prototypes for a number, MultiPrototypes (one head each) for a list of numbers."""
     for count in [counts] if isinstance(counts, int) else counts:
         if count < 1:
             raise UserError(f"Model.backbone.nmb_prototypes is {counts}; expected a positive number of prototypes, or "
                             "a list of them for several heads (0 builds a network without prototypes)")
-    return Prototypes(dimension, counts) if isinstance(counts, int) else MultiPrototypes(dimension, counts)
+    return Prototypes(dimension, counts, bias) if isinstance(counts, int) else MultiPrototypes(dimension, counts, bias)
 
 
 HEAD_KEYS = ("hidden_mlp", "output_dim", "normalize", "eval_mode")  # of Model.backbone; nothing here would use them

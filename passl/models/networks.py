@@ -46,7 +46,8 @@ class MultiCropNetwork(Network):
         self.eval_mode = options.eval_mode
         self.projection_head = projection_head(trunk.num_features, options.hidden_mlp, options.output_dim,
                                                options.head_batch_norm) if options.output_dim else None
-        self.prototypes = prototypes(options.output_dim, options.nmb_prototypes) if options.nmb_prototypes else None
+        self.prototypes = prototypes(options.output_dim, options.nmb_prototypes,
+                                     options.prototype_bias) if options.nmb_prototypes else None
 
     @property
     def trunk(self):

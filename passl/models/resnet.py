@@ -15,16 +15,8 @@ from paddle import nn
 
 from passl.errors import UserError
 from passl.models.convolution import Convolution
+from passl.models.stems import STEMS
 from passl.registry import BACKBONES
-
-# stem name -> (kernel, stride, padding, max-pool)
-STEMS = {
-    "imagenet": (7, 2, 3, True),
-    # 32-pixel images: keeps the full resolution for the first stage, as in the CIFAR variants of SimCLR and lightly.
-    "small": (3, 1, 1, False),
-    # The CIFAR network of Un-Mix: its explicit 1-pixel pad comes on top of padding 1, giving a 34x34 first map.
-    "small_padded": (3, 1, 2, False),
-}
 
 
 class BasicBlock(nn.Layer):
@@ -91,6 +83,7 @@ class ResNet(nn.Layer):
             name, value = ("base_channels", base_channels) if base_channels < 1 else ("width", width)
             raise UserError(f"Model.backbone.{name} is {value}; a network needs at least one channel: 64 channels and "
                             "width 1 are usual")
+        self.stem = stem
         kernel, stride, padding, pool = STEMS[stem]
         channels = base_channels * width
         self.conv1 = Convolution(3, channels, kernel, stride, padding)
@@ -132,7 +125,8 @@ def _register(depth: str, suffix: str) -> None:
     def build(stem: str = "imagenet", base_channels: int = 64) -> ResNet:
         """A ResNet trunk.
 
-        stem: imagenet (7x7 stride 2 and max-pool), small (3x3, for 32-pixel images) or small_padded (Un-Mix's).
+        stem: imagenet (7x7 stride 2 and max-pool), small (3x3, for 32-pixel images), small_padded (3x3 that pads by 2,
+            as Un-Mix and solo-learn have it) or small_pooled (3x3 and max-pool).
         base_channels: channels of the first stage, 64 in every published network; fewer train on a CPU in minutes.
         """
         return ResNet(block, layers, width, stem, base_channels)

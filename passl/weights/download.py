@@ -6,11 +6,13 @@ import http.client
 import logging
 import os
 import re
-import sys
 import urllib.error
 import urllib.request
+from email.message import Message
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Dict, Optional, Tuple
+from typing import IO, TYPE_CHECKING, Optional, Tuple
+
+from tqdm import tqdm
 
 from passl.errors import CheckpointError
 from passl.files import locked, sha256
@@ -42,7 +44,7 @@ def weights_file(release: Release, folder: Optional[str] = None) -> str:
             raise CheckpointError(f"'{release.name}' needs the file {release.file}: {where} {path}")
         try:
             os.makedirs(folder, exist_ok=True)
-            downloaded = _download(release, path)
+            downloaded = _download(release, release.url, path)
         except (OSError, http.client.HTTPException) as error:
             raise CheckpointError(f"'{release.name}' needs the file {release.file}, and downloading {release.url} to "
                                   f"{path} failed ({error or type(error).__name__}). Download it on a machine with a "
@@ -59,14 +61,14 @@ def weights_file(release: Release, folder: Optional[str] = None) -> str:
     return path
 
 
-def _download(release: Release, path: str) -> bool:
+def _download(release: Release, url: str, path: str) -> bool:
     """Fetch the file unless another process did so meanwhile; whether it was this one."""
     part = path + ".part"
     with locked(part, on_wait=lambda: _LOGGER.info(f"another process is downloading {part}; waiting for it")) as file:
         if os.path.exists(path):
             _remove(part)
             return False
-        _fetch(release.url, file)
+        _fetch(url, file)
         try:
             digest = _check(release, part)
         except CheckpointError:
@@ -79,7 +81,7 @@ def _download(release: Release, path: str) -> bool:
     return True
 
 
-def _fetch(url: str, file: BinaryIO) -> None:
+def _fetch(url: str, file: IO[bytes]) -> None:
     """Complete `file` from `url`, continuing what is there if it is a beginning of what the server has now."""
     validator = _note(file.name + ".etag")
     done = os.fstat(file.fileno()).st_size
@@ -101,7 +103,7 @@ def _fetch(url: str, file: BinaryIO) -> None:
         return _begin(answer, file)
 
 
-def _begin(answer: http.client.HTTPResponse, file: BinaryIO) -> None:
+def _begin(answer: http.client.HTTPResponse, file: IO[bytes]) -> None:
     """The whole file, in place of what is there; beside it, what the server calls this state of it."""
     file.truncate(0)
     validator = _validator(answer.headers)
@@ -114,27 +116,29 @@ def _begin(answer: http.client.HTTPResponse, file: BinaryIO) -> None:
     _append(answer, file, 0, int(length) if length.isdecimal() else None)
 
 
-def _append(answer: http.client.HTTPResponse, file: BinaryIO, done: int, total: Optional[int]) -> None:
-    name = os.path.basename(file.name)
-    for block in iter(lambda: answer.read(_BLOCK), b""):
-        file.write(block)
-        done += len(block)
-        _progress(name, done, total)
+def _append(answer: http.client.HTTPResponse, file: IO[bytes], done: int, total: Optional[int]) -> None:
+    with tqdm(desc=os.path.basename(file.name), initial=done, total=total, unit="B", unit_scale=True,
+              disable=None) as bar:  # None: silent unless on a terminal
+        for block in iter(lambda: answer.read(_BLOCK), b""):
+            file.write(block)
+            done += len(block)
+            bar.update(len(block))
     file.flush()
     if total is not None and done != total:
         raise OSError(f"the connection ended after {done} of {total} bytes; call again to continue")
 
 
-def _validator(headers: Dict[str, str]) -> Optional[str]:
+def _validator(headers: Message) -> Optional[str]:
     """What names this state of the file: a strong ETag, else its date (RFC 9110 allows no other in If-Range)."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
-def _content_range(headers: Dict[str, str]) -> Tuple[Optional[int], Optional[int]]:
+def _content_range(headers: Message) -> Tuple[Optional[int], Optional[int]]:
     """(first byte, size of the whole file) of a Content-Range header; None where it says nothing."""
     match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", (headers.get("Content-Range") or "").strip())
-    return (None, None) if not match else (match[1] and int(match[1]), match[2] and int(match[2]))
+    first, total = (int(digits) if digits else None for digits in (match.groups() if match else (None, None)))
+    return first, total
 
 
 def _check(release: Release, part: str) -> str:
@@ -168,9 +172,3 @@ def _note(path: str) -> str:
     with contextlib.suppress(FileNotFoundError), open(path, encoding="latin-1") as file:
         return file.read(1000).strip()
     return ""
-
-
-def _progress(name: str, done: int, total: Optional[int]) -> None:
-    if sys.stderr.isatty():
-        share = f" of {total / 1e6:.0f} MB ({100 * done / max(total, 1):.0f} %)" if total else " MB"
-        print(f"\r{name}: {done / 1e6:.0f}{share}", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Set, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Set, Tuple, Union
 
 import numpy as np
 
 from passl.errors import CheckpointError, UserError
+from passl.models.stems import STEMS
 from passl.weights.formats.reader import Checkpoint, read, widen
 from passl.weights.layouts.convert import PARTS, to_passl_state
+from passl.weights.layouts.description import read_description
 from passl.weights.layouts.keymaps import COUNTER, STATISTICS, TRUNK
+from passl.weights.layouts.recognise import under_prefix
+from passl.weights.layouts.trunk import inside_trunk, refuse_misfits
 
 STRICT = ("trunk", "all", "none")
 _ROOTS = ("", "res_model.", "res_model.encoder.", "encoder.")
@@ -23,7 +27,8 @@ _TORCH_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
 class LoadReport:
     """What happened to every key: names are the layer's for loaded, missing and wrong_shape, the file's for ignored.
 
-    `ignored` includes the heads that were not asked for.
+    `ignored` includes the heads that were not asked for. prefix: under which the trunk was found in the file, where not
+    every key has it.
     """
 
     source: str
@@ -31,10 +36,11 @@ class LoadReport:
     missing: List[str] = field(default_factory=list)
     wrong_shape: List[Tuple[str, Tuple[int, ...], Tuple[int, ...]]] = field(default_factory=list)
     ignored: List[str] = field(default_factory=list)
+    prefix: str = ""
 
     def table(self) -> str:
         """Counts per group of names (encoder, projection_head, prototypes, ...), one line each."""
-        lines = [f"weights from {self.source}"]
+        lines = [f"weights from {self.source}" + (f", under '{self.prefix}'" if self.prefix else "")]
         for label, names in (("loaded", self.loaded), ("missing in the file", self.missing),
                              ("wrong shape", [name for name, _, _ in self.wrong_shape]),
                              ("not used by the model", self.ignored)):
@@ -48,7 +54,7 @@ class LoadReport:
 
 
 def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[str, np.ndarray]], *,
-              strict: str = "trunk", part: str = "all") -> LoadReport:
+              strict: str = "trunk", part: str = "all", prefix: Optional[str] = None) -> LoadReport:
     """Copy weights into `layer` (any paddle.nn.Layer) and tell what became of every key.
 
     source: a weight file of this library (of any trunk) or of another one it knows, what `read` returned, or a state of
@@ -56,34 +62,41 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
     Names are matched exactly, under one prefix for the whole file: a full PASSL state goes into the pretraining model,
     into its network or into the bare trunk alike, wherever the trunk sits in `layer`.
     part: "trunk" leaves the file's heads unused.
+    prefix: take only what lies under it in a file ("encoder_q."); None looks for a known trunk.
     strict: "trunk" - every trunk weight of the layer must be loaded, heads may differ (they keep their own values, for
         instance a prototype layer of another size); "all" - every weight of the layer; "none" - whatever fits.
     CheckpointError, with the table, when the strictness is not met or when not one trunk weight matches a layer that
-    has a trunk; and for weights that are NaN or infinite. Nothing is written to the layer in that case. dtypes are
-    cast to the layer's.
+    has a trunk; when the file has weights inside the trunk that the layer has not, or says another stem; for weights
+    that are NaN or infinite. Nothing is written to the layer in that case. dtypes are cast to the layer's.
     """
     if strict not in STRICT:
         raise UserError(f"strict must be one of {', '.join(STRICT)}, not '{strict}'")
     if part not in PARTS:
         raise UserError(f"part must be one of {', '.join(PARTS)}, not '{part}'")
-    label, ignored = "a state dict", []
+    label, ignored, stem, inner = "a state dict", [], None, ""
     if isinstance(source, (str, os.PathLike)):
         source = read(source)
     if isinstance(source, Checkpoint):
+        source = source if prefix is None else under_prefix(source, prefix)
         label = source.path
+        stem = read_description(source.meta).stem
         if is_own(source):
             source = source.tensors
     if isinstance(source, Checkpoint):
         state, found = to_passl_state(source, part=part, allow_unknown=True)
-        ignored = found.ignored + found.unknown
+        ignored, inner = found.ignored + found.unknown, found.prefix if found.inner_prefix else ""
+        stem = found.stem if found.stem_known else stem
         dropped = [key for name, key in found.sources.items() if part == "trunk" and not TRUNK.match(name)]
     else:
         state = {name: array for name, array in source.items() if part == "all" or _is_trunk(name)}
         dropped = [name for name in source if name not in state]
     ours = layer.state_dict()
+    if strict != "none":
+        _refuse_other_stem(layer, label, stem)
     pairs = _match(list(ours), list(state))
     used = set(pairs.values())
-    report = LoadReport(label, ignored=[*ignored, *(name for name in state if name not in used), *dropped])
+    report = LoadReport(label, ignored=[*ignored, *(name for name in state if name not in used), *dropped],
+                        prefix=inner)
     for name, tensor in ours.items():
         if name not in pairs:
             report.missing.append(name)
@@ -92,11 +105,27 @@ def load_into(layer, source: Union[str, "os.PathLike[str]", Checkpoint, Mapping[
         else:
             report.loaded.append(name)
     is_bare_trunk = hasattr(layer, "stages")
-    _enforce(report, list(ours), {name for name in ours if is_bare_trunk or _is_trunk(name)}, strict)
+    trunk = {name for name in ours if is_bare_trunk or _is_trunk(name)}
+    _enforce(report, list(ours), trunk, strict)
+    if strict != "none":
+        strays = inside_trunk([name for name in state if name not in used],
+                              [source for name, source in pairs.items() if name in trunk])
+        refuse_misfits(label, "the model's", [f"{name} {list(state[name].shape)}: the model has no such weight"
+                                              for name in strays])
     _refuse_broken(report, {name: state[pairs[name]] for name in report.loaded})
     for name in report.loaded:
         _assign(ours[name], state[pairs[name]])
     return report
+
+
+def _refuse_other_stem(layer, label: str, stem: Optional[str]) -> None:
+    """The weights fit every stem of the same kernel; the features do not."""
+    ours = next((one.stem for one in layer.sublayers(include_self=True) if isinstance(getattr(one, "stem", None), str)),
+                None)
+    if ours in STEMS and stem in STEMS and ours != stem and STEMS[ours][0] == STEMS[stem][0]:
+        raise CheckpointError(f"{label} is of a network with the stem '{stem}', the model has '{ours}'; the weights "
+                              "fit both and the features would be wrong: set Model.backbone.stem to that of the file. "
+                              "If the file is mistaken, write another with passl-convert --stem")
 
 
 def _match(ours: List[str], theirs: List[str]) -> Dict[str, str]:

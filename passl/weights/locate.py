@@ -15,7 +15,7 @@ def find_weights(name: str) -> Path:
     Tried in this order: the file itself; PASSL's prefix (`name`.pdparams); a checkpoint folder (`epoch_3`, `latest`);
     a run's folder, of which `best` is preferred to `latest`. CheckpointError lists what is there instead.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     candidates = [path, Path(f"{path}.pdparams"), path / WEIGHTS, path / "best" / WEIGHTS, path / "latest" / WEIGHTS]
     for candidate in candidates:
         if candidate.is_file():

@@ -1,26 +1,23 @@
 """Released models of the family: where they are, what they hold, what they score.
 
 The weights belong to their authors. SwAV's are CC BY-NC 4.0: we load them, we never redistribute them, and a converted
-file stays under their licence. Accuracies are ImageNet top-1 in per cent as published by the authors. `passl.get_model`
-builds the networks.
+file stays under their licence. Accuracies are ImageNet top-1 in per cent as published by the authors. The table
+is `releases.yaml` beside this file; `passl.get_model` builds the networks.
 """
 from __future__ import annotations
 
 import fnmatch
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-_SWAV_PAGE = "https://github.com/facebookresearch/swav#model-zoo"
-_SWAV_FILES = "https://dl.fbaipublicfiles.com/deepcluster/"
-_SELA_PAGE = "https://github.com/yukimasano/self-label"
-_SELA_FILES = "http://www.robots.ox.ac.uk/~vgg/research/self-label/asset/"
-_PASSL_PAGE = "https://github.com/PaddlePaddle/PASSL/tree/main/tasks/ssl/swav"
-_PASSL_FILES = "https://passl.bj.bcebos.com/models/swav/"
-_SELA_FOLDER = "self-label_models/"  # inside pretrained.zip
+import yaml
+
+from passl.errors import UnknownComponent
+from passl.registry import nearest
+
 _NON_COMMERCIAL = "CC BY-NC 4.0 (no commercial use; load, do not redistribute)"
-_MIT = "MIT (code; derives from DeepCluster, which is CC BY-NC 4.0: ask the authors for other uses)"
-_APACHE = "Apache-2.0 (PASSL); trained weights derived from SwAV's are CC BY-NC 4.0"
 _NOT_BUILT = ("alexnet", "resnet50-preactivation")  # networks that only passl-convert knows
 
 
@@ -83,62 +80,17 @@ class Release:
         return [self.prefix + head for head in heads]
 
 
-def _swav(name: str, file: str, accuracy: float, epochs: int, *, method: str = "SwAV", width: int = 1,
-          heads: int = 1, crops: str = "2x224+6x96", hidden: int = 2048, batch_norm: bool = True) -> Release:
-    architecture = "resnet50" if width == 1 else f"resnet50w{width}"
-    return Release(name, method, architecture, file + ".pth.tar", f"{_SWAV_FILES}{file}.pth.tar", _SWAV_PAGE, "swav",
-                   "module.", hidden, 128, (3000,) * heads, batch_norm, epochs=epochs, crops=crops, accuracy=accuracy)
+def _published() -> Iterator[Release]:
+    groups = yaml.safe_load(Path(__file__).with_name("releases.yaml").read_text(encoding="utf-8"))
+    for group in groups:
+        for own in group["releases"]:
+            facts: Dict[str, Any] = {**group["shared"], **own}
+            folder = facts.pop("folder")
+            lists = {name: tuple(fact) for name, fact in facts.items() if isinstance(fact, list)}
+            yield Release(**{"url": folder + facts["file"], **facts, **lists})
 
 
-def _sela(name: str, architecture: str, file: str, keys: str, classes: Tuple[int, ...], accuracy: Optional[float],
-          archive: str = "") -> Release:
-    url = _SELA_FILES + (archive or f"new_models/{file}")
-    return Release(name, "SeLa", architecture, file, url, _SELA_PAGE, keys, classes=classes, accuracy=accuracy,
-                   licence=_MIT, member=_SELA_FOLDER + file if archive else "")
-
-
-def _passl(name: str, file: str, **options: Any) -> Release:
-    return Release(name, "SwAV", "resnet50", file, _PASSL_FILES + file, _PASSL_PAGE, "passl", "res_model.",
-                   licence=_APACHE, **options)
-
-
-RELEASES: Tuple[Release, ...] = (
-    _swav("swav_resnet50", "swav_800ep_pretrain", 75.3, 800),
-    _swav("swav_resnet50_400ep", "swav_400ep_pretrain", 74.6, 400),
-    _swav("swav_resnet50_200ep", "swav_200ep_pretrain", 73.9, 200),
-    _swav("swav_resnet50_100ep", "swav_100ep_pretrain", 72.1, 100),
-    _swav("swav_resnet50_200ep_bs256", "swav_200ep_bs256_pretrain", 72.7, 200),
-    _swav("swav_resnet50_400ep_bs256", "swav_400ep_bs256_pretrain", 74.3, 400),
-    _swav("swav_resnet50_400ep_2x224", "swav_400ep_2x224_pretrain", 70.1, 400, crops="2x224"),
-    _swav("swav_resnet50w2", "swav_RN50w2_400ep_pretrain", 77.3, 400, width=2, hidden=8192, crops="2x224+4x96"),
-    _swav("swav_resnet50w4", "swav_RN50w4_400ep_pretrain", 77.9, 400, width=4, hidden=8192, crops="2x224+4x96"),
-    _swav("swav_resnet50w5", "swav_RN50w5_400ep_pretrain", 78.5, 400, width=5, hidden=10240, batch_norm=False,
-          crops="2x224+4x96"),
-    _swav("deepclusterv2_resnet50", "deepclusterv2_800ep_pretrain", 75.2, 800, method="DeepCluster-v2", heads=3),
-    _swav("deepclusterv2_resnet50_400ep", "deepclusterv2_400ep_pretrain", 74.3, 400, method="DeepCluster-v2", heads=3,
-          crops="2x160+4x96"),
-    _swav("deepclusterv2_resnet50_400ep_2x224", "deepclusterv2_400ep_2x224_pretrain", 70.2, 400,
-          method="DeepCluster-v2", heads=3, crops="2x224"),
-    _swav("selav2_resnet50", "selav2_400ep_pretrain", 71.8, 400, method="SeLa-v2", heads=3, crops="2x160+4x96"),
-    _swav("selav2_resnet50_2x224", "selav2_400ep_2x224_pretrain", 67.2, 400, method="SeLa-v2", heads=3, crops="2x224"),
-    Release("swav_resnet50_linear", "SwAV", "resnet50", "swav_800ep_eval_linear.pth.tar",
-            _SWAV_FILES + "swav_800ep_eval_linear.pth.tar", _SWAV_PAGE, "swav", "module.", classes=(1000,),
-            classifier="linearprobe", trunk="swav_resnet50", epochs=100, accuracy=75.3),
-    _sela("sela_alexnet", "alexnet", "alexnet-10x3k-wRot.pth", "sela-alexnet", (3000,) * 10, None, "pretrained.zip"),
-    _sela("sela_resnet50", "resnet50-preactivation", "resnet-10x3k.pth", "sela-resnetv2", (3000,) * 10, 61.5,
-          "pretrained.zip"),
-    _sela("sela_resnet18_1k", "resnet18", "resnet18-1k_pp.pth", "swav", (1000,), 53.3),
-    _sela("sela_resnet50_1k", "resnet50", "resnet50-1k_pp.pth", "swav", (1000,), 63.5),
-    _sela("sela_resnet50_10x3k", "resnet50", "resnet50-10x3k_pp.pth", "swav", (3000,), 68.8),
-    _passl("passl_swav_resnet50", "swav_resnet50_in1k_800ep_bz4096_pretrained.pdparams", hidden=2048, embedding=128,
-           prototypes=(3000,), epochs=800, accuracy=75.3),
-    _passl("passl_swav_resnet50_linearprobe", "swav_resnet50_in1k_linearprobe.pdparams", classes=(1000,),
-           classifier="linearprobe", epochs=100, accuracy=75.3),
-    _passl("passl_swav_resnet50_finetune_1percent", "swav_resnet50_in1k_finetune_1percent.pdparams", classes=(1000,),
-           classifier="finetune", epochs=20, accuracy=55.0),
-    _passl("passl_swav_resnet50_finetune_10percent", "swav_resnet50_in1k_finetune_10percent.pdparams", classes=(1000,),
-           classifier="finetune", epochs=20, accuracy=69.0),
-)
+RELEASES: Tuple[Release, ...] = tuple(_published())
 _BY_NAME: Dict[str, Release] = {release.name: release for release in RELEASES}
 
 
@@ -149,16 +101,17 @@ def list_models(pattern: str = "*") -> List[str]:
 
 def release(name: str) -> Release:
     """The entry of a name; KeyError with the nearest name otherwise."""
-    from passl.errors import UnknownComponent
-    from passl.registry import nearest
-
     if name not in _BY_NAME:
         raise UnknownComponent(f"no released model is called '{name}'{nearest(name, _BY_NAME)}; `passl list-models` "
                                "shows all")
     return _BY_NAME[name]
 
 
+def home() -> str:
+    """Where this library keeps files between runs: $PASSL_HOME, by default ~/.passl."""
+    return os.path.expanduser(os.environ.get("PASSL_HOME") or "~/.passl")
+
+
 def weights_folder() -> str:
     """Where released files are looked for: $PASSL_HOME/weights, by default ~/.passl/weights."""
-    home = os.environ.get("PASSL_HOME") or os.path.join(os.path.expanduser("~"), ".passl")
-    return os.path.join(home, "weights")
+    return os.path.join(home(), "weights")

@@ -55,3 +55,16 @@ def test_assign_leaves_damaged_files_out_and_writes_metrics(pretrained, pictures
     assert json.loads((tmp_path / "m.json").read_text())["epsilon"] == 0.02
     with pytest.raises(SystemExit):
         assign.main([*arguments, "--temperature", "0"])
+
+
+def test_classes_that_are_none_are_said_and_those_of_several_folders_count(pretrained, pictures, tmp_path, capsys,
+                                                                           caplog):
+    shutil.copytree(pictures / "val", tmp_path / "in")
+    arguments = [str(pretrained), "--output", str(tmp_path / "c.csv"), *SERIAL]
+    assert assign.main([*arguments, str(tmp_path / "in"), str(pictures / "train")]) == 0
+    assert '"nmi"' in capsys.readouterr().out
+    shutil.copy(next((tmp_path / "in/colour_0").iterdir()), tmp_path / "in/logo.png")
+    assert assign.main([*arguments, str(tmp_path / "in")]) == 0
+    out = capsys.readouterr().out
+    assert '"nmi"' not in out and "no classes, so no agreement" in out
+    assert "logo.png beside the class folders" in caplog.text

@@ -42,7 +42,7 @@ def test_eval_numbers_classes_as_in_training(trained_probe, pictures, tmp_path, 
     bare = tmp_path / "bare.pdparams"
     bare.write_bytes((trained_probe / "latest.pdparams").read_bytes())
     assert evaluate(tmp_path / "part", f"Global.pretrained_model={bare}") == 1
-    assert "bring no class names" in capsys.readouterr().err
+    assert "nothing tells which number is which folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("override, message", [

@@ -1,6 +1,7 @@
 """`passl-knn` and `passl-probe`: features extracted once, by one process or several, and kept."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -55,6 +56,31 @@ def test_knn_and_probe_share_cached_features(pretrained, pictures, tmp_path, cap
     assert [entry["solver"] for entry in result["probes"]] == ["sgd", "sgd", "logistic"]
     assert result["best"]["top1"] == max(entry["top1"] for entry in result["probes"])
     assert "| sgd | 0.1 |" in capsys.readouterr().out.replace("**", "")
+
+
+def test_classes_of_the_test_images_are_found_by_name(pretrained, pictures, tmp_path, caplog):
+    """A test tree that lacks the first class, and the same images as a list of numbers, equal the images with all."""
+    shutil.copytree(pictures / "val", tmp_path / "part")
+    shutil.rmtree(tmp_path / "part/colour_0")
+    paths = sorted((tmp_path / "part").rglob("*.png"))
+    numbered = tmp_path / "numbered"  # a tree called by numbers that are not the order of its names
+    for number, name in ((7, "colour_0"), (10, "colour_1"), (9, "colour_2")):
+        shutil.copytree(pictures / "train" / name, numbered / str(number))
+    (tmp_path / "list.txt").write_text("".join(
+        f"{path} {dict(colour_1=10, colour_2=9)[path.parent.name]}\n" for path in paths))
+    model = passl.get_model(str(pretrained))
+    features = [passl.embed(model, part) for part in (pictures / "train", paths)]
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in features]
+    owners = np.array([path.parent.name for path in sorted((pictures / "train").rglob("*.png"))])
+    top1 = np.mean(owners[(unit[1] @ unit[0].T).argmax(1)] == [path.parent.name for path in paths])
+    for train, test in ((pictures / "train", tmp_path / "part"), (numbered, tmp_path / "list.txt")):
+        for _ in range(2):  # with features that are extracted, and with the kept ones
+            found, = passl.knn(model, train, test, [1], [0.1], cache=tmp_path / f"cache_{train.name}")
+            assert found.top1 == pytest.approx(top1)
+    assert passl.probe(model, pictures / "train", tmp_path / "part", [], strengths=[1.0]).best.top1 > 0
+    assert "as well" not in caplog.text
+    passl.knn(model, pictures / "train", pictures / "train", [1], [0.1])
+    assert "11 of the 11 images of" in caplog.text
 
 
 def test_probe_leaves_out_what_takes_hours_and_writes_plain_json(pretrained, pictures, tmp_path, monkeypatch, capsys):

@@ -48,7 +48,7 @@ def test_messages_speak_of_options_and_not_of_a_config(pretrained, pictures, tmp
         assert message in error and "DataLoader" not in error and "image_errors" not in error
 
 
-def test_warnings_are_lines_of_the_command(tmp_path):
+def test_warnings_are_lines_of_the_command(tmp_path, capsys):
     from passl.cli.run import run_guarded
 
     def warn():
@@ -57,15 +57,32 @@ def test_warnings_are_lines_of_the_command(tmp_path):
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        format_before = warnings.formatwarning
         shown = []
-        warnings.showwarning = lambda message, category, filename, lineno, file=None, line=None: shown.append(
-            warnings.formatwarning(message, category, filename, lineno, line))
+        warnings.showwarning = before = lambda message, category, filename, *rest: shown.append(filename)
         assert run_guarded("passl-knn", warn) == 0
-    assert warnings.formatwarning is format_before
-    assert "other.py" in shown[0] and shown[1] == "passl-knn: warning: ours is odd\n"
+        assert warnings.showwarning is before
+    assert shown == [str(tmp_path / "other.py")] and capsys.readouterr().err == "passl-knn: warning: ours is odd\n"
 
 
 def test_random_weights_are_no_features(pictures, tmp_path, capsys):
     assert embed.main(["resnet10", str(pictures), "--output", str(tmp_path / "x"), *SERIAL]) == 1
     assert "random weights" in capsys.readouterr().err
+
+
+def test_engines_are_named_and_refused_when_missing(pretrained, pictures, tmp_path, capsys, monkeypatch):
+    from passl.cli.embed import main as embed_main
+    from passl.inference import backends, forward
+
+    call = [str(pretrained), str(pictures / "val"), "--device", "cpu", "--batch-size", "2", "--output"]
+    assert embed_main([*call, str(tmp_path / "short")]) == 0
+    said = capsys.readouterr().err
+    assert "engine: eager; the " in said and "images left take about 0 s" in said
+    monkeypatch.setattr(forward, "recall", lambda: dict.fromkeys(["tried"], ""))
+    monkeypatch.setattr(forward, "network_key", lambda *arguments: "tried")
+    assert embed_main([*call, str(tmp_path / "paddle"), "--engine", "paddle"]) == 0
+    assert "engine: paddle (Paddle " in capsys.readouterr().err
+    monkeypatch.setattr(backends.OpenVINO, "missing", classmethod(lambda cls: ["openvino"]))
+    assert embed_main([*call, str(tmp_path / "none"), "--engine", "openvino"]) == 1
+    assert "needs openvino, not installed here: pip install 'passl[fast]'" in capsys.readouterr().err
+    assert embed_main([*call, str(tmp_path / "scaled"), "--scaled-decoding"]) == 0
+    assert "scaled" in (tmp_path / "scaled" / "progress.json").read_text()

@@ -37,3 +37,14 @@ def test_predict_refuses_what_cannot_answer(pretrained, trained_probe, pictures,
     assert "2 class names for a classifier of 3" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         predict.main([str(trained_probe), "x.png", "--output", "p.txt"])
+
+
+@pytest.mark.parametrize("name", ["one.gif", "one.jfif", "3f9a0c", "photo.of.today"])
+def test_an_image_of_any_name_is_no_text_file(trained_probe, pictures, tmp_path, capsys, name):
+    from PIL import Image
+
+    with Image.open(next((pictures / "val/colour_0").iterdir())) as image:
+        image.convert("RGB").save(tmp_path / name, {"one.gif": "GIF", "photo.of.today": "WEBP"}.get(name, "JPEG"))
+    assert predict.main([str(trained_probe), str(tmp_path / name), *SERIAL]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / name}: colour_")
+    assert isinstance(passl.predict(str(trained_probe), str(tmp_path / name)), dict)  # one picture, not a list

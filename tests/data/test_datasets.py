@@ -57,6 +57,8 @@ def test_size_dataset_takes_the_first_files(image_tree):
 
 @pytest.mark.parametrize("change, said", [
     (dict(num_crops=[2]), r"one entry each in all four lists, got size_crops \[32, 16\], num_crops \[2\]"),
+    (dict(size_dataset=0), "size_dataset is 0; a number of files from 1, or -1 for all"),
+    (dict(size_dataset=-5), "size_dataset is -5; a number of files"),
     (dict(num_crops=[2, 0]), "size_crops 16 with num_crops 0"),
     (dict(min_scale_crops=[0.3, 0.5]), r"crop scale \[0.5, 0.3\] must satisfy"),
     (dict(flip_probability=1.5), "flip_probability is 1.5; a probability lies between 0 and 1"),

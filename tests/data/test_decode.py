@@ -133,3 +133,100 @@ def test_sides_of_a_reduced_image_are_rounded_up(picture):
 
 def test_other_formats_are_read_whole(picture):
     assert decode_image(KINDS["png"](picture), reduction=lambda height, width: 4).shape == picture.shape
+
+
+# ------------------------------------------------------------------------------------- damaged, too large, too dark
+def with_thumbnail(array: np.ndarray, thumbnail: bytes) -> bytes:
+    """A JPEG file with a thumbnail in its EXIF segment, as cameras write it."""
+    data = encoded(Image.fromarray(array), "JPEG", quality=95)
+    segment = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + thumbnail
+    return data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
+
+
+def test_a_file_cut_after_its_thumbnail_is_damaged(picture):
+    """The thumbnail has an end marker, which is not that of the picture."""
+    thumbnail = encoded(Image.fromarray(picture[:60, :80]), "JPEG")
+    data = with_thumbnail(picture, thumbnail)
+    np.testing.assert_array_equal(decode_image(data), decode_image(
+        encoded(Image.fromarray(picture), "JPEG", quality=95)))
+    end = data.index(thumbnail) + len(thumbnail)
+    for length in (end - 1, end, end + 4, end + 300, end + 700, 2 * end - 8, len(data) - 2):
+        with pytest.raises(DataError, match="cut.jpg: (damaged|not an) image"):
+            decode_image(data[:length], "cut.jpg")
+        with pytest.raises(DataError, match="cut.jpg: (damaged|not an) image"):  # read beyond it, but cut behind
+            decode_image(data[:length] + thumbnail[len(thumbnail) // 2:-2], "cut.jpg")
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg progressive", "jpeg 4:4:4", "jpeg grayscale", "jpeg cmyk", "png", "gif",
+                                  "webp", "avif", "jpeg best"])
+def test_what_was_downloaded_in_part_is_damaged(kind, picture):
+    """Downloaders make the file in its whole size first; what did not come stays zero."""
+    if kind == "avif" and "AVIF" not in Image.SAVE:
+        pytest.skip("this Pillow cannot write AVIF")
+    more = {"avif": lambda a: encoded(Image.fromarray(a), "AVIF"),
+            "jpeg best": lambda a: encoded(Image.fromarray(a), "JPEG", quality=100, subsampling=0)}
+    data = {**KINDS, **more}[kind](picture)
+    for share in (0.3, 0.5, 0.7, 0.9):
+        length = round(share * len(data))
+        with pytest.raises(DataError, match="half: damaged image"):
+            decode_image(data[:length] + bytes(len(data) - length), "half")
+    assert decode_image(data).shape == picture.shape
+
+
+def test_what_follows_a_whole_jpeg_is_not_judged(picture):
+    data = KINDS["jpeg"](picture)
+    for more in (bytes(len(data) // 2), bytes(3 * len(data)), b"ftypmp42" * len(data), KINDS["jpeg"](picture[:40])):
+        assert np.abs(decode_image(data + more).astype(int) - decode_image(data)).max() <= 2
+
+
+@pytest.fixture
+def two_thousand_pixels(monkeypatch):
+    """A limit that small files reach; PIL's own is 179 megapixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg cmyk", "png", "tiff", "webp", "gif"])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_above_the_limit_is_too_large_and_not_damaged(kind, picture, two_thousand_pixels):
+    assert decode_image(KINDS[kind](picture[:40, :50])).shape == (40, 50, 3)
+    with pytest.raises(DataError, match=r"big: too large for the limit of 0 megapixels .*PASSL_MAX_MEGAPIXELS=1"):
+        decode_image(KINDS[kind](picture[:41, :50]), "big")
+
+
+def test_the_limit_is_raised_by_the_environment(picture, monkeypatch, two_thousand_pixels):
+    from passl.data import decode
+
+    data = KINDS["png"](picture)
+    monkeypatch.setenv("PASSL_MAX_MEGAPIXELS", "0.2")
+    decode._limit_wanted.cache_clear()
+    assert decode_image(data).shape == picture.shape
+    monkeypatch.setenv("PASSL_MAX_MEGAPIXELS", "many")
+    decode._limit_wanted.cache_clear()
+    with pytest.raises(ValueError, match="PASSL_MAX_MEGAPIXELS is 'many'"):
+        decode_image(data)
+    monkeypatch.delenv("PASSL_MAX_MEGAPIXELS")
+    decode._limit_wanted.cache_clear()
+
+
+def png_of_sixteen_bit_colours(values: np.ndarray) -> bytes:
+    import cv2
+
+    return cv2.imencode(".png", values)[1].tobytes()
+
+
+@pytest.mark.parametrize("make, dark", [
+    (lambda top: encoded(Image.fromarray(np.linspace(0, top, 60).astype(np.uint16).reshape(6, 10)), "PNG"), 4095),
+    (lambda top: encoded(Image.fromarray(np.linspace(0, top, 60).astype(np.uint16).reshape(6, 10)), "TIFF"), 4095),
+    (lambda top: encoded(Image.fromarray(np.linspace(0, top, 60).astype(np.int32).reshape(6, 10)), "TIFF"), 4095),
+    (lambda top: png_of_sixteen_bit_colours(np.full([6, 10, 3], top, np.uint16)), 3840)],
+    ids=["png", "tiff", "int32", "colours"])
+def test_sixteen_bits_that_fill_a_sixteenth_of_the_range_are_said_once(make, dark, caplog, monkeypatch):
+    from passl.data import decode
+
+    monkeypatch.setattr(decode, "_told_of_dark", [])
+    decode_image(make(5000), "fine.png")
+    assert not caplog.messages
+    decode_image(make(dark), "dark.png")
+    decode_image(make(dark), "again.png")
+    message, = caplog.messages
+    assert message.startswith("dark.png: a 16-bit image whose largest value is") and "nearly black" in message

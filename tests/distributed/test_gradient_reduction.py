@@ -7,7 +7,7 @@ import pytest
 from paddle import nn
 
 from passl import distributed
-from passl.distributed import RankFailure, check_gradients_agree, convert_batch_norm, no_sync, unwrap, wrap
+from passl.distributed import convert_batch_norm, no_sync, wrap
 from tests.distributed.ranks import run_ranks
 
 PER_RANK = 4
@@ -67,6 +67,17 @@ def crops(ranks, step, only_rank=None):
     return [paddle.to_tensor(crop[rows]) for crop in joined]
 
 
+def unwrap(model):
+    return model._layers if isinstance(model, paddle.DataParallel) else model
+
+
+def disagreeing(model):
+    """Names of the parameters whose gradients are not the same on all ranks."""
+    gradients = {name: parameter.grad for name, parameter in unwrap(model).named_parameters()}
+    return [name for name, gradient in gradients.items()
+            if gradient is not None and numpy.ptp(distributed.all_gather(gradient).numpy(), axis=0).any()]
+
+
 def loss_of(scores):
     return nn.functional.cross_entropy(scores * 3, paddle.zeros([scores.shape[0]], dtype="int64"))
 
@@ -78,7 +89,7 @@ def train(model, ranks, only_rank=None):
         optimizer.clear_grad()
         loss = loss_of(model(crops(ranks, step, only_rank)))
         loss.backward()
-        check_gradients_agree(model)
+        assert not disagreeing(model)
         optimizer.step()
     result = {f"state {name}": value.numpy() for name, value in unwrap(model).state_dict().items()}
     for name, parameter in unwrap(model).named_parameters():
@@ -135,15 +146,12 @@ def use_the_switches():
         clear(model)
         unwrap(model).prototypes.weight.stop_gradient = frozen
         loss_of(model(crops(ranks, 0, rank))).backward()
-        check_gradients_agree(model)
+        assert not disagreeing(model)
         assert ("prototypes.weight" in gradients(model)) is not frozen
-    # A layer called past its wrapper is noticed.
+    # A layer called past its wrapper is not reduced.
     clear(model)
     loss_of(unwrap(model)(crops(ranks, 0, rank))).backward()
-    try:
-        check_gradients_agree(model)
-    except RankFailure as failure:
-        result["bypassed"] = str(failure)
+    result["bypassed"] = "trunk.0.weight" in disagreeing(model)
     return result
 
 
@@ -162,13 +170,11 @@ def test_accumulation_freezing_and_bypassing(tmp_path):
         assert numpy.isfinite(expected).all()
         numpy.testing.assert_allclose(run.result["accumulated"], expected, rtol=1e-10, atol=1e-14)
         assert run.result["local differs"] > 1e-6
-        assert "first: trunk.0.weight" in str(run.result["bypassed"])
-        assert "rank 1: holds other gradients than rank 0" in str(run.result["bypassed"])
+        assert run.result["bypassed"]
 
 
 def test_one_process_is_left_alone():
     layer = nn.Linear(2, 2)
-    assert wrap(layer) is layer and unwrap(layer) is layer
+    assert wrap(layer) is layer
     with no_sync(layer):
         layer(paddle.ones([1, 2])).sum().backward()
-    check_gradients_agree(layer)

@@ -17,7 +17,7 @@ TWO = {
 
 
 def test_no_launcher_is_one_process():
-    assert check_launch_environment({}) == Launch(0, 1, 0, [], None)
+    assert check_launch_environment({}) == Launch(0, 1, 0, [])
     assert check_launch_environment({"PADDLE_TRAINERS_NUM": "1", "PADDLE_TRAINER_ID": "0"}) == Launch()
 
 
@@ -27,9 +27,9 @@ def test_a_shell_inside_a_slurm_allocation_is_one_process():
 
 def test_variables_are_read():
     endpoints = ["10.0.0.1:6170", "10.0.0.2:6170"]
-    assert check_launch_environment(TWO) == Launch(1, 2, 0, endpoints, "10.0.0.1:6170")
-    launched = {**TWO, "PADDLE_MASTER": "10.0.0.1:5000", "PADDLE_LOCAL_RANK": "3"}
-    assert check_launch_environment(launched) == Launch(1, 2, 3, endpoints, "10.0.0.1:5000")
+    assert check_launch_environment(TWO) == Launch(1, 2, 0, endpoints)
+    launched = {**TWO, "PADDLE_LOCAL_RANK": "3"}
+    assert check_launch_environment(launched) == Launch(1, 2, 3, endpoints)
 
 
 def test_local_rank_follows_from_the_endpoints():

@@ -127,3 +127,35 @@ def test_mkl_is_told_of_avx2_on_amd_processors_only(monkeypatch, tmp_path, vendo
     environment.use_avx2_on_amd(str(tmp_path / "missing"))
     assert environment.os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
     environment.os.environ.pop("MKL_DEBUG_CPU_TYPE", None)
+
+
+@pytest.mark.parametrize("library, package", [("libcudnn.so", "libcudnn8"), ("libcublas.so.11", "cuda-libraries-11-8")])
+def test_a_gpu_without_its_libraries_is_told_how_to_get_them(monkeypatch, library, package):
+    """The stand-in raises what Paddle 2.6 raises at the first convolution."""
+    def fail(*arguments, **options):
+        raise RuntimeError(f"(PreconditionNotMet) Cannot load cudnn shared library. The third-party dynamic library "
+                           f"({library}) that Paddle depends on is not configured correctly.")
+
+    devices = []
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(paddle, "set_device", devices.append)
+    monkeypatch.setattr(paddle.version, "cuda", lambda: "11.8")
+    monkeypatch.setattr(paddle.version, "cudnn", lambda: "8.6.0")
+    monkeypatch.setattr(environment, "set_tf32", lambda allowed: None)
+    assert environment.select_device("auto") == "gpu"  # a convolution that works is no news
+    monkeypatch.setattr(paddle.nn.functional, "conv2d", fail)
+    message = rf"cannot load {library}.*apt-get install {package}.*install/quick.*--device cpu"
+    with pytest.raises(UserError, match=message):
+        environment.select_device("auto", key="--device", remedy="--device cpu")
+    assert environment.select_device("cpu") == "cpu"
+    monkeypatch.setattr(paddle.nn.functional, "conv2d", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # another fault keeps its own words
+        environment.select_device("auto")
+
+
+def test_the_gpu_extra_holds_numpy_back():
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert 'gpu = ["paddlepaddle-gpu>=2.6.2", "numpy<2"]' in text

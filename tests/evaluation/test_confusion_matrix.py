@@ -1,10 +1,14 @@
 import csv
+import warnings
 
 import numpy as np
 import pytest
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
 
 from passl.evaluation.metrics import ConfusionMatrix, mean_class_accuracy
 from passl.registry import METRICS
+from passl.report import confusion_matrix as report
 from passl.report.confusion_matrix import draw_png, write_csv
 from tests.simulated_ranks import run_ranks
 
@@ -82,3 +86,41 @@ def test_faults_are_raised_at_the_end():
         metric.result()
     with pytest.raises(ValueError, match="batches of 2 and of 3 classes"):
         metric.update(np.zeros((1, 3)), np.array([0]))
+
+
+# ------------------------------------------------------------------------------------------- names and their letters
+def drawn(names, tmp_path, monkeypatch):
+    """(texts, families) of the row labels, and no letter that came out as a box."""
+    from matplotlib.axes import Axes
+
+    kept = []
+    monkeypatch.setattr(Axes, "text", lambda axes, *arguments, **options: kept.append(axes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a glyph that is missing
+        draw_png(np.eye(len(names), dtype=int), tmp_path / "matrix.png", names)
+    labels = kept[0].get_yticklabels()
+    return [label.get_text() for label in labels], [label.get_fontfamily()[0] for label in labels]
+
+
+def test_a_name_gets_a_font_that_has_its_letters(tmp_path, monkeypatch, caplog):
+    """Shown with letters that the usual font lacks and another one has; Chinese ones need a font that not all have."""
+    usual = font_manager.findfont(font_manager.FontProperties())
+    other = next((font, letter) for font in font_manager.fontManager.ttflist if font.style == "normal"
+                 for letter in sorted(FT2Font(font.fname).get_charmap())
+                 if 0x2000 < letter < 0xD800 and letter not in FT2Font(usual).get_charmap())[1]
+    names = ["ant", f"x{chr(other)}", "$a$ and $b$"]
+    texts, families = drawn(names, tmp_path, monkeypatch)
+    assert texts == [names[0], names[1], r"\$a\$ and \$b\$"] and families[1] != families[0] == families[2]
+    assert not caplog.messages
+
+
+def test_a_name_that_no_font_has_is_its_number(tmp_path, monkeypatch, caplog):
+    nowhere = next(chr(letter) for letter in range(0xE000, 0xF8FF) if report._font_for(chr(letter)) is None)
+    texts, _ = drawn(["ant", f"{nowhere}bee", "cat"], tmp_path, monkeypatch)
+    assert texts == ["ant", "1", "cat"]
+    assert "numbers of 1 classes, from 0, instead of their names" in caplog.text
+
+
+def test_chinese_class_names_are_never_boxes(tmp_path, monkeypatch):
+    texts, _ = drawn(["\u732b", "\u72d7", "caf\udce9"], tmp_path, monkeypatch)
+    assert texts[:2] in (["\u732b", "\u72d7"], ["0", "1"]) and texts[2] in ("caf\ufffd", "2")

@@ -161,3 +161,26 @@ def test_unlabelled_images_cannot_vote(tmp_path, images):
     run = pretraining(tmp_path / "bank", images, "Global.knn_interval=1", f"DataLoader.Train.dataset.root={flat}",
                       (QUERIES % images).replace("Eval", "Bank"))
     assert len(run.evaluations[0].bank.dataset) == 22
+
+
+@pytest.mark.parametrize("engine", ["paddle", "auto"])
+def test_the_engine_of_evaluations_changes_nothing_that_is_trained(tmp_path, images, engine, monkeypatch):
+    from passl.inference import forward, trial
+
+    monkeypatch.setattr(forward, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(forward, "recall", lambda: {})
+    monkeypatch.setattr(forward, "run_trial", lambda backend, folder, threads: np.savez(
+        folder / trial.OUTPUTS, *backend(folder, threads)(np.load(folder / forward.IMAGES))))  # in this process
+    watching = "Global.knn_interval=1", "Global.online_probe=True"
+    eager = pretraining(tmp_path / "eager", images, *watching)
+    other = pretraining(tmp_path / "other", images, *watching, f"Global.engine={engine}")
+    built = []
+    build = forward.Forward._build
+    monkeypatch.setattr(forward.Forward, "_build", lambda *arguments: built.append(build(*arguments)) or built[-1])
+    eager.run()
+    assert not built
+    other.run()
+    assert len(built) == 4  # queries and bank, twice
+    assert_same_state(state_of(eager), state_of(other))
+    for first, second in zip(lines(eager, "eval_metric"), lines(other, "eval_metric")):
+        assert first["eval_metric"] == pytest.approx(second["eval_metric"], abs=1.01 / 22)  # a neighbour may be another

@@ -9,7 +9,7 @@ import pytest
 import passl
 from passl.models.networks import FineTunedNetwork, LinearProbeNetwork, MultiCropNetwork, PretrainNetwork
 from passl.models.resnet import DEPTHS
-from passl.weights import CheckpointError
+from passl.weights import CheckpointError, read
 
 SMALL = {"stem": "small", "base_channels": 4}
 
@@ -107,7 +107,9 @@ def test_a_config_of_something_else_is_left_alone(pretrained, tmp_path, place, t
     folder.mkdir()
     (folder / place / "config.yaml").write_text(text)
     (folder / "trunk.pdparams").write_bytes((pretrained / "latest.pdparams").read_bytes())
-    assert passl.get_model(str(folder / "trunk.pdparams")).card.transform[0] == {"Resize": {"size": 256}}
+    assert passl.get_model(str(folder / "trunk.pdparams")).card.transform[0] == {"Resize": {"size": 16}}  # the file's
+    paddle.save(dict(read(str(folder / "trunk.pdparams")).tensors), str(folder / "old.pdparams"))
+    assert passl.get_model(str(folder / "old.pdparams")).card.transform[0] == {"Resize": {"size": 32}}  # assumed
 
 
 def test_named_architecture_with_weights(pretrained, tmp_path):
@@ -126,7 +128,7 @@ def test_named_architecture_with_weights(pretrained, tmp_path):
     with pytest.raises(ValueError, match="empty list"):
         passl.get_model("resnet10", pretrained=[])
     with pytest.raises(ValueError, match="brings its own"):
-        passl.get_model(weights, stem="small")
+        passl.get_model(weights, base_channels=4)
 
 
 def test_released_weights_are_looked_for_locally_first(pretrained, tmp_path, monkeypatch):

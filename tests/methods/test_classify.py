@@ -1,5 +1,6 @@
 """Probe and fine-tuning: what is trained, what is left alone, at which rates, and which contradictions are refused."""
 import math
+import shutil
 
 import numpy as np
 import paddle
@@ -196,10 +197,17 @@ def test_a_frozen_random_trunk_is_refused(tmp_path, images):
     assert any("starts from random weights" in str(finding) for finding in fine_tuning.findings)
 
 
-def test_different_class_folders_are_refused(tmp_path, images):
-    other = write_squares(tmp_path / "other", classes=2)
-    with pytest.raises(ValueError, match="'colour_2' is in DataLoader.Train and not in DataLoader.Eval"):
+def test_classes_of_evaluation_are_found_by_name(tmp_path, images):
+    other = write_squares(tmp_path / "other", classes=3)
+    shutil.rmtree(other / "val/colour_0")  # the others would be numbered 0 and 1
+    run = trainer(write_config(tmp_path, images), f"DataLoader.Eval.dataset.root={other}/val")
+    assert set(run.evaluations[0].loader.dataset.labels) == {1, 2}
+    (other / "val/colour_1").rename(other / "val/colour_7")
+    with pytest.raises(ValueError, match="DataLoader.Eval has the class 'colour_7'.* DataLoader.Train does not know"):
         trainer(write_config(tmp_path, images), f"DataLoader.Eval.dataset.root={other}/val")
+    (other / "val.txt").write_text(f"{next((other / 'val').rglob('*.png'))} 3\n")
+    with pytest.raises(ValueError, match="label 3, and DataLoader.Train has the classes colour_0,"):
+        trainer(write_config(tmp_path, images), f"DataLoader.Eval.dataset.root={other}/val.txt")
 
 
 def test_passl_files_are_accepted_value_by_value(repository):

@@ -7,6 +7,7 @@ import pytest
 
 from passl import distributed
 from passl.clustering.sinkhorn import sinkhorn
+from passl.methods.base import RunFacts
 from passl.methods.swav import SwAV
 from tests.distributed.ranks import run_ranks
 from tests.golden.networks import load
@@ -58,7 +59,7 @@ def unit(shape, seed):
 
 def method_for(batch, world_size, queue):
     built = SwAV({"type": "resnet18", "base_channels": 4, "output_dim": DIMENSION, "nmb_prototypes": PROTOTYPES},
-                 queue_length=queue, epoch_queue_starts=0, batch_size=batch, world_size=world_size)
+                 queue_length=queue, epoch_queue_starts=0, run=RunFacts(batch, world_size))
     built.model.score_heads()[0].weight.set_value(unit([PROTOTYPES, DIMENSION], 7).T)
     return built
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from passl.weights.formats.writers import PickleWriter, torch_leaf
+from passl.weights.formats.writers import dump, torch_leaf
 from tests.golden import formula
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -128,9 +128,7 @@ def renamed(state, rule, prefix=""):
 def torch_pickle(tree):
     """(pickle of the tree as torch.save writes it, its storages in order of their keys)."""
     storages, out = [], io.BytesIO()
-    writer = PickleWriter(out, 2, torch_leaf(storages))
-    writer.value(tree)
-    writer.stop()
+    dump(tree, out, 2, torch_leaf(storages))
     return out.getvalue(), storages
 
 

@@ -1,3 +1,6 @@
+import ast
+import re
+
 import numpy as np
 import pytest
 
@@ -39,6 +42,15 @@ BY_FILE = {release.file: release for release in zoo.RELEASES}
 def test_every_release_has_its_entry():
     assert {*(f"{name}.pth.tar" for name in PUBLISHED), *SCORES} == set(BY_FILE)
     assert len(zoo.list_models()) == 25
+
+
+def test_the_table_is_part_of_an_installation(repository):
+    """The wheel holds Python files and what pyproject.toml names."""
+    package = repository / "passl"
+    others = {str(path.relative_to(package)) for path in package.rglob("*")
+              if path.is_file() and path.suffix not in (".py", ".pyc")}
+    named = re.search(r"^passl = (\[.*\])$", (repository / "pyproject.toml").read_text(), re.MULTILINE)
+    assert others == set(ast.literal_eval(named[1])) and "weights/releases.yaml" in others
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

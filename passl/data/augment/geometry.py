@@ -7,7 +7,7 @@ from typing import Callable, Tuple
 import cv2
 import numpy as np
 
-from passl.data.augment.smoothing import gaussian_blur, triangle_kernel
+from passl.data.augment.smoothing import triangle_kernel
 
 _TRIES = 10
 
@@ -43,21 +43,13 @@ def _central_box(height: int, width: int, smallest_ratio: float, largest_ratio: 
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def resize_box(image: np.ndarray, box, size: int) -> np.ndarray:
-    """Crop `box` (top, left, height, width) of a uint8 [H, W, 3] image and resize it to [size, size, 3].
+def cut_out(image: np.ndarray, box, size: int) -> Tuple[np.ndarray, Tuple[float, float]]:
+    """Crop `box` (top, left, height, width) of a uint8 [H, W, 3] image at [size, size, 3], and the smoothing it lacks.
 
     Approximates PIL's antialiased bilinear filter, a triangle that widens with the reduction factor s and so has
     variance s^2 / 6, at a fraction of its cost: OpenCV's plain bilinear interpolation supplies 1/6, and a small kernel
-    the remaining (s^2 - 1) / 6, before the reduction, or, for s up to 2, after it, on fewer pixels.
-    """
-    crop, missing = cut_out(image, box, size)
-    return gaussian_blur(crop, 0.0, missing)
-
-
-def cut_out(image: np.ndarray, box, size: int) -> Tuple[np.ndarray, Tuple[float, float]]:
-    """The crop of `resize_box` before the smoothing that may follow the reduction, and what that still lacks.
-
-    The latter are variances along x and y in pixels of the crop, squared, for `gaussian_blur`, which adds them to a
+    the remaining (s^2 - 1) / 6, before the reduction, or, for s up to 2, after it, on fewer pixels. The latter is what
+    the crop lacks: variances along x and y in pixels of the crop, squared, for `gaussian_blur`, which adds them to a
     blur of its own.
     """
     top, left, height, width = box

@@ -61,7 +61,7 @@ class MultiCrop:
         plans = self.plans(image.shape[0], image.shape[1], key)
         # All crops are cut out first, while the image is in the cache.
         crops = [cut_out(image, plan.box, plan.size) for plan in plans]
-        return [_finish(crop, missing, plan) for (crop, missing), plan in zip(crops, plans)]
+        return [finish(crop, missing, plan) for (crop, missing), plan in zip(crops, plans)]
 
     def reduction(self, height: int, width: int) -> int:
         """1, 2, 4 or 8: by how much an image of this size may be reduced before it is cropped.
@@ -91,13 +91,8 @@ class MultiCrop:
             plans.append(CropPlan(size, box, flip, order, factors, grayscale, sigma))
         return plans
 
-    @staticmethod
-    def apply(image: np.ndarray, plan: "CropPlan") -> np.ndarray:
-        """The crop of `image` that `plan` describes, uint8 [S, S, 3]."""
-        return _finish(*cut_out(image, plan.box, plan.size), plan)
 
-
-def _finish(crop: np.ndarray, missing: Tuple[float, float], plan: "CropPlan") -> np.ndarray:
+def finish(crop: np.ndarray, missing: Tuple[float, float], plan: "CropPlan") -> np.ndarray:
     """What `plan` says after the reduction, and the smoothing that is `missing` from that; may overwrite `crop`."""
     _, _, flip, order, factors, grayscale, sigma = plan
     if flip:

@@ -7,7 +7,7 @@ loader's `normalizer`, which runs on the device.
 from __future__ import annotations
 
 import math
-from typing import List, Literal, Optional, Sequence, Tuple, Union
+from typing import Callable, List, Literal, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -44,7 +44,26 @@ class ImageTransform:
         constants = [step.constants for step in self.steps if isinstance(step, DeviceStep) and step.constants]
         if len(constants) > 1:
             raise DataError("the transform list normalises twice; keep one Normalize or NormalizeImage")
+        self.reduction = self._reduction()
         self.normalization = constants[0] if constants else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def _reduction(self) -> Optional[Callable[[int, int], int]]:
+        """What `decode_image` calls with a JPEG file's height and width; None decodes all files at their size."""
+        decoders = [step for step in self.pixel_steps if isinstance(step, DecodeImage)]
+        if not any(step.scaled for step in decoders):
+            return None
+        others = [step for step in self.pixel_steps if not isinstance(step, DecodeImage)]
+        if not others or not isinstance(others[0], (Resize, ResizeImage)):
+            raise DataError("DecodeImage.scaled must know what size is wanted: let Resize or ResizeImage follow it, or "
+                            "set it to False")
+        resize = others[0]
+
+        def reduction(height: int, width: int) -> int:
+            wanted_width, wanted_height = resize.target(width, height)
+            return next(factor for factor in (8, 4, 2, 1) if factor == 1 or (
+                width >= 2 * factor * wanted_width and height >= 2 * factor * wanted_height))
+
+        return reduction
 
     def __call__(self, image: np.ndarray, stream: Stream) -> np.ndarray:
         if not self.pixel_steps:
@@ -114,7 +133,15 @@ class RandomApply(Compose):
     "to_rgb": "images are always RGB", "to_np": "images are decoded by the dataset",
     "channel_first": "the channel order is set on the device", "backend": "images are decoded by the dataset"})
 class DecodeImage:
-    """Accepted for PASSL lists that start with it: the dataset has already decoded the file to RGB."""
+    """How files are decoded; may stand first in a list, and PASSL's do.
+
+    scaled: decode JPEG photographs at a half, a quarter or an eighth of their size, but at least twice the size that
+      the Resize after it makes. Large photographs then take a fraction of the time, and their pixels differ by about
+      one grey level of 255 (docs/benchmarks.md).
+    """
+
+    def __init__(self, scaled: bool = False):
+        self.scaled = scaled
 
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
         return picture
@@ -130,12 +157,16 @@ class Resize:
         self.height, self.width = _pair(size, "Resize")
         self.filter = _FILTERS[interpolation or "bilinear"]
 
+    def target(self, width: int, height: int) -> Tuple[int, int]:
+        """(width, height) that an image of this size gets."""
+        if self.shorter is None:
+            return self.width, self.height
+        longer = int(self.shorter * max(width, height) / min(width, height))
+        return (self.shorter, longer) if width <= height else (longer, self.shorter)
+
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
-        width, height = self.width, self.height
-        if self.shorter is not None:
-            longer = int(self.shorter * max(picture.size) / min(picture.size))
-            width, height = (self.shorter, longer) if picture.width <= picture.height else (longer, self.shorter)
-        return picture if picture.size == (width, height) else picture.resize((width, height), self.filter)
+        target = self.target(*picture.size)
+        return picture if picture.size == target else picture.resize(target, self.filter)
 
 
 @TRANSFORMS.register("ResizeImage", legacy=_PIL_ONLY)
@@ -148,17 +179,19 @@ class ResizeImage:
             raise DataError("ResizeImage needs size or resize_short")
         self.resize_short, self.size, self.filter = resize_short, size, _FILTERS[interpolation or "bilinear"]
 
+    def target(self, width: int, height: int) -> Tuple[int, int]:
+        """(width, height) that an image of this size gets."""
+        if not self.resize_short:
+            return _pair(self.size, "ResizeImage")
+        ratio = self.resize_short / min(width, height)
+        return round(width * ratio), round(height * ratio)
+
     def __call__(self, picture: Image.Image, stream: Stream) -> Image.Image:
-        if self.resize_short:
-            ratio = self.resize_short / min(picture.size)
-            target = round(picture.width * ratio), round(picture.height * ratio)
-        else:
-            target = _pair(self.size, "ResizeImage")
+        target = self.target(*picture.size)
         return picture if picture.size == target else picture.resize(target, self.filter)
 
 
-@TRANSFORMS.register("CenterCrop")
-@TRANSFORMS.register("CenterCropImage")
+@TRANSFORMS.register("CenterCrop", "CenterCropImage")
 class CenterCrop:
     """The central [height, width] pixels; a smaller image is first padded with black (torchvision's rule)."""
 
@@ -174,8 +207,7 @@ class CenterCrop:
         return picture.crop((left, top, left + self.width, top + self.height))
 
 
-@TRANSFORMS.register("RandomResizedCrop", legacy=_PIL_ONLY)
-@TRANSFORMS.register("RandCropImage", legacy=_PIL_ONLY)
+@TRANSFORMS.register("RandomResizedCrop", "RandCropImage", legacy=_PIL_ONLY)
 class RandomResizedCrop:
     """A box of random area (share of the image, uniform in `scale`) and aspect ratio, resized to `size`."""
 
@@ -265,13 +297,9 @@ class DeviceStep:
     constants: Optional[tuple] = None
 
 
-@TRANSFORMS.register("ToTensor")
-@TRANSFORMS.register("ToCHWImage")
+@TRANSFORMS.register("ToTensor", "ToCHWImage")
 class ToTensor(DeviceStep):
     """To [0, 1] and channels first; both are part of the loader's normalizer."""
-
-    def __init__(self):
-        pass
 
 
 def _mean_and_std(mean, std):
@@ -307,10 +335,10 @@ class NormalizeImage(DeviceStep):
 def _fraction(value: Union[float, str]) -> float:
     """A number, or text such as '1.0/255.0'."""
     try:
-        parts = [float(part) for part in str(value).split("/")]
-        number = parts[0] / parts[1] if len(parts) == 2 else parts[0]
+        numerator, slash, denominator = str(value).partition("/")
+        number = float(numerator) / (float(denominator) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
-        parts, number = [], 0.0
-    if len(parts) not in (1, 2) or number <= 0:
+        number = 0.0
+    if not number > 0:
         raise DataError(f"NormalizeImage scale '{value}' is not a positive number or a fraction such as 1.0/255.0")
     return number

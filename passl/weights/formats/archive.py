@@ -1,13 +1,12 @@
 """Zip archives (PyTorch, npz), read in place: stored members are views of the mapped file."""
 from __future__ import annotations
 
-import io
 import mmap
 import re
 import struct
 import zipfile
 import zlib
-from typing import Dict, KeysView, Optional
+from typing import Any, Dict, KeysView, Optional, cast
 
 from passl.errors import CheckpointError, UnsafeCheckpoint
 
@@ -16,38 +15,8 @@ _CHECK_BLOCK = 1 << 24
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
 
-class _ViewFile(io.RawIOBase):
-    """A file object over a memory view, for `zipfile`."""
-
-    def __init__(self, data: memoryview):
-        self._data = data
-        self._position = 0
-
-    def readable(self):
-        return True
-
-    def seekable(self):
-        return True
-
-    def seek(self, offset, whence=io.SEEK_SET):
-        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}[whence]
-        if position < 0:
-            raise ValueError("negative position")
-        self._position = position
-        return position
-
-    def tell(self):
-        return self._position
-
-    def readinto(self, target):
-        count = max(0, min(len(target), len(self._data) - self._position))
-        target[:count] = self._data[self._position:self._position + count]
-        self._position += count
-        return count
-
-
 class Archive:
-    """Members by name; nothing is ever extracted to a file.
+    """Members by name; nothing is ever extracted to a file. data: the whole of a mapped file.
 
     Refused with a CheckpointError or UnsafeCheckpoint: absolute names and `..`, names that occur twice, encrypted
     members, members that overlap (sizes that sum to more than the file), inflation beyond `expansion` times the file.
@@ -55,9 +24,10 @@ class Archive:
 
     def __init__(self, data: memoryview, expansion: int = 40, check_sums: bool = True):
         self._data = data
+        self._mapped = cast(Any, data.obj)  # the mmap; zipfile's annotations know files only
         self._check_sums = check_sums
         try:
-            members = zipfile.ZipFile(_ViewFile(data)).infolist()
+            members = zipfile.ZipFile(self._mapped).infolist()
         except (zipfile.BadZipFile, struct.error, ValueError, OverflowError, NotImplementedError, EOFError, OSError,
                 UnicodeDecodeError, IndexError) as error:
             raise CheckpointError(f"damaged zip archive: {str(error)[:120]}") from None
@@ -96,10 +66,12 @@ class Archive:
         packed = self._data[start:start + member.compress_size]
         if len(packed) != member.compress_size:
             raise CheckpointError(f"archive member '{name[:80]}' reaches beyond the end of the file (truncated?)")
-        if member.compress_type == zipfile.ZIP_STORED:
-            content = packed
-        else:
-            content = memoryview(self._inflate(packed, member.file_size, name))
+        content = packed
+        if member.compress_type != zipfile.ZIP_STORED:
+            try:  # one byte more shows a member larger than it claims
+                content = memoryview(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.file_size + 1))
+            except zlib.error as error:
+                raise CheckpointError(f"archive member '{name[:80]}': {error}") from None
         if len(content) != member.file_size:
             raise CheckpointError(f"archive member '{name[:80]}' has {len(content)} bytes, claims {member.file_size}")
         if self._check_sums and self._checksum(content, start if content is packed else None) != member.CRC:
@@ -107,23 +79,14 @@ class Archive:
                                   "(read(..., check_sums=False) if the writer left checksums out)")
         return content
 
-    @staticmethod
-    def _inflate(packed: memoryview, size: int, name: str) -> bytes:
-        stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            content = stream.decompress(packed, size + 1)  # one byte more shows a member larger than it claims
-        except zlib.error as error:
-            raise CheckpointError(f"archive member '{name[:80]}': {error}") from None
-        return content
-
     def _checksum(self, content: memoryview, position: Optional[int]) -> int:
         """CRC-32 of `content`, which lies at `position` of the file; what was read is given back block by block, or an
         optimizer that nobody asked for would stay in memory beside the weights."""
-        value, mapped = 0, self._data.obj
+        value = 0
         for start in range(0, len(content), _CHECK_BLOCK):
             block = content[start:start + _CHECK_BLOCK]
             value = zlib.crc32(block, value)
-            if position is not None and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            if position is not None and hasattr(mmap, "MADV_DONTNEED"):
                 first = (position + start) // mmap.PAGESIZE * mmap.PAGESIZE
-                mapped.madvise(mmap.MADV_DONTNEED, first, position + start + len(block) - first)
+                self._mapped.madvise(mmap.MADV_DONTNEED, first, position + start + len(block) - first)
         return value

@@ -5,6 +5,7 @@ calls back into the file, or allocates more than the file holds without charging
 """
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
@@ -30,14 +31,6 @@ def shape_of(value: Any) -> Tuple[int, ...]:
     if len(sizes) > 32 or any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < 1 << 62 for n in sizes):
         raise CheckpointError(f"impossible shape {str(sizes)[:80]}")
     return sizes
-
-
-def element_count(shape: Tuple[int, ...]) -> int:
-    """Number of elements in Python integers, which do not overflow."""
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 NUMBERS = frozenset(_DTYPES.values())
@@ -85,9 +78,10 @@ def array_from(data: memoryview, dtype: Any, shape: Any, fortran: bool, budget: 
     if not isinstance(dtype, np.dtype):
         raise CheckpointError("array without a dtype")
     shape = shape_of(shape)
-    if element_count(shape) * dtype.itemsize != len(data):
-        raise CheckpointError(f"an array of shape {shape} and {dtype} claims {element_count(shape) * dtype.itemsize} "
-                              f"bytes, the file holds {len(data)}")
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed != len(data):
+        raise CheckpointError(f"an array of shape {shape} and {dtype} claims {claimed} bytes, the file holds "
+                              f"{len(data)}")
     if not len(data):
         return empty_array(shape, dtype)
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
@@ -149,11 +143,6 @@ def _copied(kind):
     return construct
 
 
-def _deque(arguments, budget):
-    """A list; deque(items, length) brings its items by APPENDS."""
-    return _copied(list)(one_of(arguments, 0, 1, 2)[:1], budget)
-
-
 def _default_dict(arguments, budget):
     one_of(arguments, 0, 1)
     return {}
@@ -170,38 +159,36 @@ def _bytes(arguments, budget):
     return arguments[0]
 
 
-def _complex(arguments, budget):
-    real, imaginary = one_of(arguments, 2)
-    return complex(real, imaginary)
-
-
 def class_only(arguments, budget):
     """For names that are mentioned as a class (a default factory, a kind of storage) and never called."""
     raise UnsafeCheckpoint("called directly, which weight files do not do")
 
 
-def _table() -> Dict[str, Any]:
-    table: Dict[str, Any] = {
-        "collections.OrderedDict": _copied(dict),
-        "collections.Counter": _copied(dict),  # milestones of PyTorch's MultiStepLR
-        "collections.defaultdict": _default_dict,
-        "collections.deque": _deque,
-        "_codecs.encode": _encode,
-        "numpy.ndarray": class_only,
-        "numpy.dtype": lambda arguments, budget: DtypeInTheMaking(arguments[0]),
-    }
-    for module in ("builtins", "__builtin__"):
-        for kind in (list, tuple, dict, set, frozenset):
-            table[f"{module}.{kind.__name__}"] = _copied(kind)
-        table[f"{module}.bytes"] = table[f"{module}.bytearray"] = _bytes
-        table[f"{module}.complex"] = _complex
-        for name in ("int", "long", "float", "bool", "str"):  # default factories of a defaultdict
-            table[f"{module}.{name}"] = class_only
-    for package in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
-        table[f"{package}.multiarray._reconstruct"] = _reconstruct
-        table[f"{package}.multiarray.scalar"] = _scalar
-        table[f"{package}.numeric._frombuffer"] = _from_buffer
-    return table
+def _of_builtins(module: str) -> Dict[str, Any]:
+    return {
+        **{f"{module}.{kind.__name__}": _copied(kind) for kind in (list, tuple, dict, set, frozenset)},
+        f"{module}.bytes": _bytes,
+        f"{module}.bytearray": _bytes,
+        f"{module}.complex": lambda arguments, budget: complex(*one_of(arguments, 2)),
+        # default factories of a defaultdict
+        **{f"{module}.{name}": class_only for name in ("int", "long", "float", "bool", "str")}}
 
 
-CONSTRUCTORS = _table()
+def _of_numpy(package: str) -> Dict[str, Any]:
+    return {f"{package}.multiarray._reconstruct": _reconstruct, f"{package}.multiarray.scalar": _scalar,
+            f"{package}.numeric._frombuffer": _from_buffer}
+
+
+CONSTRUCTORS: Dict[str, Any] = {
+    "collections.OrderedDict": _copied(dict),
+    "collections.Counter": _copied(dict),  # milestones of PyTorch's MultiStepLR
+    "collections.defaultdict": _default_dict,
+    "collections.deque": lambda arguments, budget: _copied(list)(one_of(arguments, 0, 1, 2)[:1], budget),
+    "_codecs.encode": _encode,
+    "numpy.ndarray": class_only,
+    "numpy.dtype": lambda arguments, budget: DtypeInTheMaking(arguments[0]),
+    **_of_builtins("builtins"),
+    **_of_builtins("__builtin__"),
+    **_of_numpy("numpy.core"),  # numpy 1
+    **_of_numpy("numpy._core"),  # numpy 2
+}

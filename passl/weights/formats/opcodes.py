@@ -4,8 +4,9 @@ Missing on purpose: the text opcodes of protocols 0 and 1, INST, OBJ, EXT*, the 
 """
 from __future__ import annotations
 
+import pickle
 import struct
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict
 
 from passl.errors import CheckpointError, UnsafeCheckpoint
 from passl.weights.formats.pickle_values import ENTRY, MARK, OBJECT, SLOT, Building, Inert, LongText, checked_key
@@ -14,173 +15,65 @@ VIEW_FROM = 256              # payloads of at least so many bytes stay views of 
 MAX_TEXT = 1 << 20           # longer texts exist only as array data of pickle protocol 2
 MAX_INTEGER_BYTES = 64
 
-OPERATIONS: List[Optional[Callable]] = [None] * 256
 
-
-def _opcode(*codes: int):
-    def decorate(function):
-        for code in codes:
-            OPERATIONS[code] = function
-        return function
-    return decorate
-
-
-def _constant(code: int, make: Callable[[], Any]) -> None:
-    OPERATIONS[code] = lambda machine: machine.stack.append(make())
-
-
-for _code, _make in ((ord("N"), lambda: None), (0x88, lambda: True), (0x89, lambda: False), (ord(")"), tuple),
-                     (ord("("), lambda: MARK)):
-    _constant(_code, _make)
-
-
-def _container(code: int, make: Callable[[], Any]) -> None:
+def _push(make: Callable[[], Any], cost: int = 0):
     def push(machine):
-        machine.budget.charge(objects=OBJECT)
+        machine.budget.charge(objects=cost)
         machine.stack.append(make())
-    OPERATIONS[code] = push
+    return push
 
 
-for _code, _kind in ((ord("]"), list), (ord("}"), dict), (0x8F, set)):
-    _container(_code, _kind)
-
-
-def _number(code: int, layout: str) -> None:
+def _number(layout: str):
     reader = struct.Struct(layout)
-    OPERATIONS[code] = lambda machine: machine.stack.append(reader.unpack(machine.take(reader.size))[0])
+    return lambda machine: machine.stack.append(reader.unpack(machine.take(reader.size))[0])
 
 
-for _code, _layout in ((ord("J"), "<i"), (ord("K"), "<B"), (ord("M"), "<H"), (ord("G"), ">d")):
-    _number(_code, _layout)
+def _sized(width: int, value_of: Callable[[memoryview], Any]):
+    """Push what `value_of` makes of a payload; its size, a number of `width` bytes, stands before it."""
+    return lambda machine: machine.stack.append(value_of(machine.take(machine.unsigned(width))))
 
 
-def _long(width: int):
-    def read(machine):
-        size = machine.unsigned(width)
-        if size > MAX_INTEGER_BYTES:
-            raise UnsafeCheckpoint(f"an integer of {size} bytes")
-        machine.stack.append(int.from_bytes(machine.take(size), "little", signed=True))
-    return read
+def _integer(payload: memoryview) -> int:
+    if len(payload) > MAX_INTEGER_BYTES:
+        raise UnsafeCheckpoint(f"an integer of {len(payload)} bytes")
+    return int.from_bytes(payload, "little", signed=True)
 
 
-def _text(width: int):
-    def read(machine):
-        payload = machine.take(machine.unsigned(width))
-        machine.stack.append(LongText(payload) if len(payload) > MAX_TEXT
-                             else str(payload, "utf-8", "surrogatepass"))
-    return read
+def _text(payload: memoryview):
+    return LongText(payload) if len(payload) > MAX_TEXT else str(payload, "utf-8", "surrogatepass")
 
 
-def _bytes(width: int):
-    def read(machine):
-        payload = machine.take(machine.unsigned(width))
-        machine.stack.append(payload if len(payload) >= VIEW_FROM else bytes(payload))
-    return read
+def _bytes(payload: memoryview):
+    return payload if len(payload) >= VIEW_FROM else bytes(payload)
 
 
-def _python2_string(width: int):
+def _python2_string(payload: memoryview):
     """Python 2 wrote names and array data alike as byte strings: names decode, array data does not matter."""
-    def read(machine):
-        payload = machine.take(machine.unsigned(width))
-        try:
-            machine.stack.append(str(payload, "ascii") if len(payload) <= MAX_TEXT else payload)
-        except UnicodeDecodeError:
-            machine.stack.append(payload)
-    return read
+    try:
+        return str(payload, "ascii") if len(payload) <= MAX_TEXT else payload
+    except UnicodeDecodeError:
+        return payload
 
 
-for _code, _reader in ((0x8A, _long(1)), (0x8B, _long(4)),
-                       (ord("X"), _text(4)), (0x8C, _text(1)), (0x8D, _text(8)),
-                       (ord("B"), _bytes(4)), (ord("C"), _bytes(1)), (0x8E, _bytes(8)), (0x96, _bytes(8)),
-                       (ord("U"), _python2_string(1)), (ord("T"), _python2_string(4))):
-    OPERATIONS[_code] = _reader
-
-
-@_opcode(0x80)
 def _protocol(machine):
     version = machine.unsigned(1)
     if not 2 <= version <= 5:
         raise CheckpointError(f"pickle protocol {version}; weight files use 2 to 5")
 
 
-@_opcode(0x95)
 def _frame(machine):
     if machine.unsigned(8) > len(machine.data) - machine.position:
         raise CheckpointError("a frame longer than the file")
 
 
-@_opcode(ord("0"))
-def _drop(machine):
-    machine.stack.pop()
-
-
-@_opcode(ord("2"))
-def _duplicate(machine):
-    machine.stack.append(machine.stack[-1])
-
-
-@_opcode(ord("1"))
-def _drop_group(machine):
-    machine.group()
-
-
-@_opcode(ord("q"))
-def _put(machine):
-    machine.keep(machine.unsigned(1))
-
-
-@_opcode(ord("r"))
-def _long_put(machine):
-    machine.keep(machine.unsigned(4))
-
-
-@_opcode(0x94)
-def _memoize(machine):
-    machine.keep(len(machine.memo))
-
-
-@_opcode(ord("h"))
-def _get(machine):
-    machine.stack.append(machine.finished(machine.memo[machine.unsigned(1)]))
-
-
-@_opcode(ord("j"))
-def _long_get(machine):
-    machine.stack.append(machine.finished(machine.memo[machine.unsigned(4)]))
-
-
-@_opcode(ord("a"))
-def _append(machine):
-    _extend(machine.stack, [machine.pop()])
-
-
-@_opcode(ord("e"))
-def _appends(machine):
-    group = [machine.finished(value) for value in machine.group()]
-    _extend(machine.stack, group)
-
-
-def _extend(stack, values):
-    target = stack[-1]
+def _extend(machine, values):
+    target = machine.stack[-1]
     if isinstance(target, list):
-        target.extend(values)
+        target.extend(map(machine.finished, values))
     elif not isinstance(target, Inert):
         raise CheckpointError(f"appends to a {type(target).__name__}")
 
 
-@_opcode(ord("s"))
-def _set_item(machine):
-    value, key = machine.pop(), machine.pop()
-    machine.set_items(machine.stack[-1], [key, value])
-
-
-@_opcode(ord("u"))
-def _set_items(machine):
-    pairs = machine.group()
-    machine.set_items(machine.stack[-1], pairs)
-
-
-@_opcode(0x90)
 def _add_items(machine):
     group, target = machine.group(), machine.stack[-1]
     if isinstance(target, set):
@@ -195,22 +88,18 @@ def _elements(machine, group):
     return [checked_key(value) for value in map(machine.finished, group) if not isinstance(value, Inert)]
 
 
-@_opcode(0x91)
 def _frozen_set(machine):
     machine.budget.charge(objects=OBJECT)
     machine.stack.append(frozenset(_elements(machine, machine.group())))
 
 
-@_opcode(ord("t"))
 def _tuple(machine):
     group = machine.group()
     machine.budget.charge(objects=OBJECT + SLOT * len(group))
     machine.stack.append(tuple(map(machine.finished, group)))
 
 
-@_opcode(0x85, 0x86, 0x87)
-def _short_tuple(machine):
-    count = machine.data[machine.position - 1] - 0x84
+def _short_tuple(machine, count):
     if len(machine.stack) < count or any(value is MARK for value in machine.stack[-count:]):
         raise CheckpointError("a tuple of missing entries")
     values = tuple(machine.finished(value) for value in machine.stack[-count:])
@@ -219,13 +108,11 @@ def _short_tuple(machine):
     machine.stack.append(values)
 
 
-@_opcode(ord("c"))
 def _global(machine):
     module = machine.line()
     machine.stack.append(machine.look_up(f"{module}.{machine.line()}"))
 
 
-@_opcode(0x93)
 def _stack_global(machine):
     name, module = machine.stack.pop(), machine.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
@@ -233,13 +120,11 @@ def _stack_global(machine):
     machine.stack.append(machine.look_up(f"{module}.{name}"))
 
 
-@_opcode(ord("R"), 0x81)
 def _reduce(machine):
     arguments, function = machine.pop(), machine.stack.pop()
     machine.call(function, arguments)
 
 
-@_opcode(0x92)
 def _new_object(machine):
     keywords, arguments, function = machine.pop(), machine.pop(), machine.stack.pop()
     if keywords:
@@ -247,7 +132,6 @@ def _new_object(machine):
     machine.call(function, arguments)
 
 
-@_opcode(ord("Q"))
 def _persistent(machine):
     if machine.persistent is None:
         raise UnsafeCheckpoint("a persistent id in a pickle that has no storages beside it")
@@ -255,7 +139,6 @@ def _persistent(machine):
     machine.stack.append(machine.persistent(machine.pop()))
 
 
-@_opcode(ord("b"))
 def _build(machine):
     state = machine.pop()
     target = machine.stack[-1]
@@ -264,3 +147,57 @@ def _build(machine):
         machine.stack[-1] = machine.finished(target)
     elif not isinstance(target, (dict, Inert)):  # a state dict's `_metadata` attribute is version bookkeeping: dropped
         raise CheckpointError(f"sets the state of a {type(target).__name__}")
+
+
+OPERATIONS: Dict[int, Callable[[Any], Any]] = {code[0]: operation for code, operation in {
+    pickle.NONE: _push(lambda: None),
+    pickle.NEWTRUE: _push(lambda: True),
+    pickle.NEWFALSE: _push(lambda: False),
+    pickle.EMPTY_TUPLE: _push(tuple),
+    pickle.MARK: _push(lambda: MARK),
+    pickle.EMPTY_LIST: _push(list, OBJECT),
+    pickle.EMPTY_DICT: _push(dict, OBJECT),
+    pickle.EMPTY_SET: _push(set, OBJECT),
+    pickle.BININT: _number("<i"),
+    pickle.BININT1: _number("<B"),
+    pickle.BININT2: _number("<H"),
+    pickle.BINFLOAT: _number(">d"),
+    pickle.LONG1: _sized(1, _integer),
+    pickle.LONG4: _sized(4, _integer),
+    pickle.SHORT_BINUNICODE: _sized(1, _text),
+    pickle.BINUNICODE: _sized(4, _text),
+    pickle.BINUNICODE8: _sized(8, _text),
+    pickle.SHORT_BINBYTES: _sized(1, _bytes),
+    pickle.BINBYTES: _sized(4, _bytes),
+    pickle.BINBYTES8: _sized(8, _bytes),
+    pickle.BYTEARRAY8: _sized(8, _bytes),
+    pickle.SHORT_BINSTRING: _sized(1, _python2_string),
+    pickle.BINSTRING: _sized(4, _python2_string),
+    pickle.PROTO: _protocol,
+    pickle.FRAME: _frame,
+    pickle.POP: lambda machine: machine.stack.pop(),
+    pickle.POP_MARK: lambda machine: machine.group(),
+    pickle.DUP: lambda machine: machine.stack.append(machine.stack[-1]),
+    pickle.BINPUT: lambda machine: machine.keep(machine.unsigned(1)),
+    pickle.LONG_BINPUT: lambda machine: machine.keep(machine.unsigned(4)),
+    pickle.MEMOIZE: lambda machine: machine.keep(len(machine.memo)),
+    pickle.BINGET: lambda machine: machine.recall(machine.unsigned(1)),
+    pickle.LONG_BINGET: lambda machine: machine.recall(machine.unsigned(4)),
+    pickle.APPEND: lambda machine: _extend(machine, [machine.stack.pop()]),
+    pickle.APPENDS: lambda machine: _extend(machine, machine.group()),
+    pickle.SETITEM: lambda machine: machine.set_items([machine.stack.pop(), machine.stack.pop()][::-1]),
+    pickle.SETITEMS: lambda machine: machine.set_items(machine.group()),
+    pickle.ADDITEMS: _add_items,
+    pickle.FROZENSET: _frozen_set,
+    pickle.TUPLE: _tuple,
+    pickle.TUPLE1: lambda machine: _short_tuple(machine, 1),
+    pickle.TUPLE2: lambda machine: _short_tuple(machine, 2),
+    pickle.TUPLE3: lambda machine: _short_tuple(machine, 3),
+    pickle.GLOBAL: _global,
+    pickle.STACK_GLOBAL: _stack_global,
+    pickle.REDUCE: _reduce,
+    pickle.NEWOBJ: _reduce,
+    pickle.NEWOBJ_EX: _new_object,
+    pickle.BINPERSID: _persistent,
+    pickle.BUILD: _build,
+}.items()}

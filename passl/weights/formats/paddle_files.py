@@ -5,12 +5,13 @@ as the pair (name, array) inside lists and nested layers; protocols 2 and 3 cut 
 """
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, FrozenSet
 
 import numpy as np
 
 from passl.errors import CheckpointError
-from passl.weights.formats.constructors import CONSTRUCTORS, element_count, shape_of
+from passl.weights.formats.constructors import CONSTRUCTORS, shape_of
 from passl.weights.formats.pickle_values import Budget
 from passl.weights.formats.tree import settle
 from passl.weights.formats.unpickle import PickleMachine
@@ -20,7 +21,7 @@ _SLICES = "UnpackBigParamInfor@@"  # Paddle's spelling
 
 def read_pickle(data: memoryview, inert: FrozenSet[str]) -> Any:
     """The object of a `paddle.save` file, arrays as views of the file."""
-    machine = PickleMachine(data, CONSTRUCTORS, 0, inert=inert)
+    machine = PickleMachine(data, CONSTRUCTORS, Budget(len(data)), inert=inert)
     tree, _ = machine.run()
     tree = _without_names(settle(tree, lambda node: None, machine.budget))
     return _joined(tree, machine.budget) if isinstance(tree, dict) and _SLICES in tree else tree
@@ -45,7 +46,7 @@ def _joined(tree: Dict[str, Any], budget: Budget) -> Dict[str, Any]:
             parts = [joined.pop(part) for part in entry["slices"]]
             budget.charge(size=sum(part.nbytes for part in parts))  # entries may share one array
             shape = shape_of(entry["OriginShape"])
-            if element_count(shape) != sum(part.size for part in parts):
+            if math.prod(shape) != sum(part.size for part in parts):
                 raise CheckpointError(f"'{name}' claims shape {shape}, its slices have another size")
             joined[name] = np.concatenate([part.reshape(-1) for part in parts]).reshape(shape)
     except (KeyError, AttributeError, TypeError, ValueError) as error:

@@ -2,32 +2,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Callable
 
 from passl.errors import CheckpointError, UnsafeCheckpoint
 
-MAX_OPCODES = 8_000_000      # a training checkpoint with 1000 tensors needs about 100 thousand
 
-
+@dataclass(eq=False)
 class Inert:
     """An object of a class that is not ours to build: only its name. What the file puts into it is dropped."""
 
-    __slots__ = ("name",)
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __repr__(self):
-        return f"Inert({self.name})"
+    name: str
 
 
+@dataclass(eq=False)
 class LongText:
     """UTF-8 text that has not been decoded: the array data of pickle protocol 2."""
 
-    __slots__ = ("data",)
-
-    def __init__(self, data: memoryview):
-        self.data = data
+    data: memoryview
 
 
 class Building:
@@ -82,23 +74,12 @@ def checked_key(key: Any) -> Any:
     raise CheckpointError(f"{shown} as dictionary key or set element, which weight files do not have")
 
 
-Constructor = Callable[[tuple, Budget], Any]
-
-
+@dataclass(eq=False)
 class Name:
     """A looked-up global: a constructor of the allow-list, a constant, or an inert class."""
 
-    __slots__ = ("path", "constructor")
-
-    def __init__(self, path: str, constructor: Constructor):
-        self.path = path
-        self.constructor = constructor
+    path: str
+    constructor: Callable[[tuple, Budget], Any]
 
 
-class Mark:
-    """Bottom of a group of stack entries."""
-
-    __slots__ = ()
-
-
-MARK = Mark()
+MARK = object()  # bottom of a group of stack entries

@@ -17,7 +17,6 @@ from passl.weights.formats.tree import flatten
 WRAPPERS: Tuple[Tuple[str, ...], ...] = (
     ("classy_state_dict", "base_model", "model"),  # VISSL
     ("state_dict",), ("model_state_dict",), ("model",), ("net",))
-PADDLE_NAMES = "StructuredToParameterName@@"
 
 
 @dataclass
@@ -48,7 +47,7 @@ def read(path: Union[str, "os.PathLike[str]"], *, inert: Iterable[str] = (), che
     check_sums: compare the checksums of zip members (about 1 s per GB).
     Raises FileNotFoundError, CheckpointError (damaged, unknown), UnsafeCheckpoint (asks for more than plain values).
     """
-    path = os.fspath(path)
+    path = os.path.expanduser(path)
     data = _mapped(path)
     try:
         kind, tree = _parse(data, frozenset(inert), check_sums)

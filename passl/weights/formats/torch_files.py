@@ -9,13 +9,15 @@ uint16 always means bfloat16 in this package, as in Paddle).
 """
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Literal, Optional
 
 import numpy as np
 
 from passl.errors import CheckpointError, UnsafeCheckpoint
 from passl.weights.formats.archive import Archive
-from passl.weights.formats.constructors import CONSTRUCTORS, class_only, element_count, empty_array, one_of, shape_of
+from passl.weights.formats.constructors import CONSTRUCTORS, class_only, empty_array, one_of, shape_of
 from passl.weights.formats.pickle_values import Budget, Name
 from passl.weights.formats.tree import settle
 from passl.weights.formats.unpickle import PickleMachine
@@ -34,13 +36,19 @@ _DTYPE_OF_NAME.update(uint32=np.dtype("u4"), uint64=np.dtype("u8"))
 _UNTYPED = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
 
 
+@dataclass(eq=False)
 class StorageReference:
     """A storage by key; `dtype` is None for untyped storages, `start` is where a legacy view begins (elements)."""
 
-    __slots__ = ("key", "dtype", "count", "start")
+    key: str
+    dtype: Optional[np.dtype]
+    count: int
+    start: int = 0
 
-    def __init__(self, key: str, dtype: Optional[np.dtype], count: int, start: int = 0):
-        self.key, self.dtype, self.count, self.start = key, dtype, count, start
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.count * (self.dtype.itemsize if self.dtype is not None else 1)
 
 
 class TensorReference:
@@ -87,28 +95,19 @@ def _parameter(arguments, budget):
     return tensor
 
 
-def _table() -> Dict[str, Any]:
-    table = dict(CONSTRUCTORS)
-    for storage in STORAGES:
-        for module in ("torch", "torch.cuda"):
-            table[f"{module}.{storage}"] = class_only
-    for storage in _UNTYPED:
-        table[storage] = class_only
-    for name in list(_DTYPE_OF_NAME) + ["uint16", "complex32"]:
-        table[f"torch.{name}"] = f"torch.{name}"
-    table.update({
-        "torch._utils._rebuild_tensor": _rebuild_tensor,
-        "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-        "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
-        "torch._utils._rebuild_parameter": _parameter,
-        "torch._utils._rebuild_parameter_with_state": _parameter,
-        "torch.Size": lambda arguments, budget: shape_of(one_of(arguments, 1)[0]),
-        "torch.device": lambda arguments, budget: ":".join(str(part)[:20] for part in one_of(arguments, 1, 2)),
-    })
-    return table
-
-
-TORCH_CONSTRUCTORS = _table()
+TORCH_CONSTRUCTORS: Dict[str, Any] = {
+    **CONSTRUCTORS,
+    **{f"{module}.{storage}": class_only for storage in STORAGES for module in ("torch", "torch.cuda")},
+    **dict.fromkeys(_UNTYPED, class_only),
+    **{f"torch.{name}": f"torch.{name}" for name in (*_DTYPE_OF_NAME, "uint16", "complex32")},
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch.Size": lambda arguments, budget: shape_of(one_of(arguments, 1)[0]),
+    "torch.device": lambda arguments, budget: ":".join(str(part)[:20] for part in one_of(arguments, 1, 2)),
+}
 
 
 class Storages:
@@ -145,9 +144,6 @@ class Storages:
             return StorageReference(key, dtype, size, start)
         return root
 
-    def size_of(self, reference: StorageReference) -> int:
-        return reference.count * (reference.dtype.itemsize if reference.dtype is not None else 1)
-
     def resolve(self, node: Any) -> Optional[Any]:
         """The array of a tensor reference: a view of the file, after all its claims were checked."""
         if not isinstance(node, TensorReference):
@@ -155,7 +151,7 @@ class Storages:
         view = self.views.get(node.storage.key)
         if view is None:
             raise CheckpointError(f"storage '{node.storage.key[:40]}' is not in the file")
-        itemsize, count = node.dtype.itemsize, element_count(node.shape)
+        itemsize, count = node.dtype.itemsize, math.prod(node.shape)
         first = node.storage.start + node.offset
         strides = [stride if size > 1 else 0 for size, stride in zip(node.shape, node.strides)]  # the rest is unused
         last = first + sum((size - 1) * stride for size, stride in zip(node.shape, strides))
@@ -183,15 +179,15 @@ def read_zip(data: memoryview, archive: Archive, inert: FrozenSet[str]) -> Any:
     storages = Storages(budget)
     if prefix + "byteorder" in archive.names():
         storages.byteorder = ">" if bytes(archive.read(prefix + "byteorder")) == b"big" else "<"
-    machine = PickleMachine(archive.read(records[0]), TORCH_CONSTRUCTORS, 0, storages.persistent, inert, budget)
+    machine = PickleMachine(archive.read(records[0]), TORCH_CONSTRUCTORS, budget, 0, storages.persistent, inert)
     tree, _ = machine.run()
     for key, reference in storages.references.items():
         name = f"{prefix}data/{key}"
         if name not in archive.names():
             raise CheckpointError(f"storage '{key[:40]}' is not in the archive")
         view = archive.read(name)
-        if len(view) != storages.size_of(reference):
-            raise CheckpointError(f"storage '{key[:40]}' claims {storages.size_of(reference)} bytes, its record has "
+        if len(view) != reference.size:
+            raise CheckpointError(f"storage '{key[:40]}' claims {reference.size} bytes, its record has "
                                   f"{len(view)}")
         storages.views[key] = view
     return settle(tree, storages.resolve, budget)
@@ -208,14 +204,14 @@ def read_legacy(data: memoryview, inert: FrozenSet[str]) -> Any:
     budget, position = Budget(len(data)), 0
     header: List[Any] = []
     for _ in range(3):
-        value, position = PickleMachine(data, CONSTRUCTORS, position, budget=budget).run()
+        value, position = PickleMachine(data, CONSTRUCTORS, budget, position).run()
         header.append(value)
     if header[0] != LEGACY_MAGIC or header[1] != LEGACY_PROTOCOL:
         raise CheckpointError(f"legacy PyTorch stream of unknown protocol {str(header[1])[:40]}")
     storages = Storages(budget)
-    machine = PickleMachine(data, TORCH_CONSTRUCTORS, position, storages.persistent, inert, budget)
+    machine = PickleMachine(data, TORCH_CONSTRUCTORS, budget, position, storages.persistent, inert)
     tree, position = machine.run()
-    keys, position = PickleMachine(data, CONSTRUCTORS, position, budget=budget).run()
+    keys, position = PickleMachine(data, CONSTRUCTORS, budget, position).run()
     if not isinstance(keys, list):
         raise CheckpointError("the legacy stream has no list of storages")
     for key in keys:
@@ -223,7 +219,7 @@ def read_legacy(data: memoryview, inert: FrozenSet[str]) -> Any:
             raise CheckpointError(f"storage {str(key)[:40]} is in the file but no tensor uses it")
         reference = storages.references[key]
         count = int.from_bytes(data[position:position + 8], "little", signed=True)
-        size = storages.size_of(reference)
+        size = reference.size
         if count != reference.count or size > len(data) - position - 8:
             raise CheckpointError(f"storage '{key[:40]}' claims {reference.count} elements; the file states {count} "
                                   f"and has {max(0, len(data) - position - 8)} bytes left")

@@ -10,27 +10,21 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 from passl.errors import CheckpointError, UnsafeCheckpoint
 from passl.weights.formats.opcodes import OPERATIONS
-from passl.weights.formats.pickle_values import (
-    ENTRY,
-    MARK,
-    MAX_OPCODES,
-    OBJECT,
-    Budget,
-    Building,
-    Inert,
-    Name,
-    checked_key,
-)
+from passl.weights.formats.pickle_values import ENTRY, MARK, OBJECT, Budget, Building, Inert, Name, checked_key
 
+MAX_OPCODES = 8_000_000  # a training checkpoint with 1000 tensors needs about 100 thousand
 # classes of configurations that many trainers pickle beside their weights
 _ALWAYS_INERT = re.compile(r"(?:omegaconf|typing)\.|argparse\.Namespace$")
+_LAYERS = ("torch.nn.modules.", "torch.nn.parallel.", "torchvision.models.", "paddle.nn.")  # modules of classes
 _NAMES_TOLD = 20
 
 
+@dataclass
 class PickleMachine:
     """Interpret one pickle of protocol 2 to 5 that starts at `position` of `data`.
 
@@ -40,18 +34,15 @@ class PickleMachine:
     budget: what the file may cost, shared by the pickles of one file.
     """
 
-    def __init__(self, data: memoryview, constructors: Dict[str, Any], position: int = 0,
-                 persistent: Optional[Callable[[Any], Any]] = None, inert: FrozenSet[str] = frozenset(),
-                 budget: Optional[Budget] = None):
-        self.data = data
-        self.position = position
-        self.constructors = constructors
-        self.persistent = persistent
-        self.inert = inert
-        self.budget = budget or Budget(len(data))
-        self.stack: List[Any] = []
-        self.memo: Dict[int, Any] = {}
-        self.refused: List[str] = []
+    data: memoryview
+    constructors: Mapping[str, Any]
+    budget: Budget
+    position: int = 0
+    persistent: Optional[Callable[[Any], Any]] = None
+    inert: FrozenSet[str] = frozenset()
+    stack: List[Any] = field(default_factory=list)
+    memo: Dict[int, Any] = field(default_factory=dict)
+    refused: List[str] = field(default_factory=list)
 
     def run(self) -> Tuple[Any, int]:
         """The object and the position after its STOP opcode.
@@ -66,6 +57,10 @@ class PickleMachine:
         if self.refused:
             names = ", ".join(f"'{name[:120]}'" for name in self.refused[:_NAMES_TOLD])
             more = f" and {len(self.refused) - _NAMES_TOLD} more" if len(self.refused) > _NAMES_TOLD else ""
+            if any(name.startswith(_LAYERS) for name in self.refused):
+                raise UnsafeCheckpoint(f"the file holds a whole model ({names}{more}), not its weights; nothing was "
+                                       "executed. In the program that made it, save model.state_dict() instead of "
+                                       "model") from None
             raise UnsafeCheckpoint(f"the file asks for {names}{more}, which is not a plain value or array; nothing was "
                                    "executed. If you trust the file and do not need these objects, list the names as "
                                    "inert (passl-convert --inert NAME, read(path, inert=[NAME, ...]))")
@@ -83,7 +78,7 @@ class PickleMachine:
                 self.position = start + 1
                 if code == 0x2E:  # STOP
                     return self.finished(self.stack.pop()), self.position
-                operation = OPERATIONS[code]
+                operation = OPERATIONS.get(code)
                 if operation is None:
                     raise CheckpointError(f"pickle opcode 0x{code:02x} is not one that weight files use")
                 operation(self)
@@ -144,8 +139,13 @@ class PickleMachine:
             self.budget.charge(objects=2 * ENTRY)
         self.memo[index] = self.stack[-1]
 
-    def set_items(self, target, pairs: List[Any]) -> None:
-        """Put key, value, key, value, ... into a dictionary."""
+    def recall(self, index: int) -> None:
+        """Push what the memo has."""
+        self.stack.append(self.finished(self.memo[index]))
+
+    def set_items(self, pairs: List[Any]) -> None:
+        """Put key, value, key, value, ... into the dictionary on top of the stack."""
+        target = self.stack[-1]
         if isinstance(target, Inert):
             return
         if not isinstance(target, dict):

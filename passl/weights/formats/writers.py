@@ -6,12 +6,12 @@ Every file is written beside its target and renamed.
 """
 from __future__ import annotations
 
+import io
 import json
 import struct
-import tempfile
 import zipfile
 from collections import OrderedDict
-from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
+from typing import IO, Any, Callable, Dict, List, Mapping, Optional
 
 import numpy as np
 
@@ -27,7 +27,7 @@ _ALIGNMENT = 64  # what PyTorch aligns records to, so that they can be mapped
 class PickleWriter:
     """Emit a pickle of dictionaries, lists, tuples and plain values; `leaf(writer, array)` emits an array."""
 
-    def __init__(self, file: BinaryIO, protocol: int, leaf: Callable[["PickleWriter", np.ndarray], None]):
+    def __init__(self, file: IO[bytes], protocol: int, leaf: Callable[["PickleWriter", np.ndarray], None]):
         self.write = file.write
         self.leaf = leaf
         self.write(bytes([0x80, protocol]))
@@ -92,18 +92,19 @@ class PickleWriter:
         else:
             raise TypeError(f"cannot write a {type(value).__name__} into a weight file")
 
-    def stop(self) -> None:
-        """The end of the pickle."""
-        self.write(b".")
+
+def dump(tree: Any, file: IO[bytes], protocol: int, leaf: Callable[[PickleWriter, np.ndarray], None]) -> None:
+    """One whole pickle."""
+    writer = PickleWriter(file, protocol, leaf)
+    writer.value(tree)
+    writer.write(b".")
 
 
 def write_paddle(path: str, tree: Mapping[str, Any]) -> None:
     """The file `paddle.save(tree, path)` writes (pickle protocol 4 of numpy arrays); readable by Paddle with numpy 1
     and 2, and by detectron2 as `.pkl`."""
     with written_aside(path) as file:
-        writer = PickleWriter(file, 4, _numpy_leaf)
-        writer.value(tree)
-        writer.stop()
+        dump(tree, file, 4, _numpy_leaf)
 
 
 def _numpy_leaf(writer: PickleWriter, array: np.ndarray) -> None:
@@ -156,14 +157,10 @@ def torch_leaf(storages: List[np.ndarray]) -> Callable[[PickleWriter, np.ndarray
 def write_torch(path: str, tree: Mapping[str, Any]) -> None:
     """A zip archive as `torch.save` writes it; loads with `torch.load(path, weights_only=True)`."""
     storages: List[np.ndarray] = []
-    with tempfile.TemporaryFile() as pickled:
-        writer = PickleWriter(pickled, 2, torch_leaf(storages))
-        writer.value(tree)
-        writer.stop()
-        pickled.seek(0)
-        structure = pickled.read()
+    structure = io.BytesIO()
+    dump(tree, structure, 2, torch_leaf(storages))
     with written_aside(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        _record(archive, "data.pkl", structure)
+        _record(archive, "data.pkl", structure.getvalue())
         _record(archive, "byteorder", b"little")
         for key, array in enumerate(storages):
             _record(archive, f"data/{key}", _bytes_of(np.ascontiguousarray(array)))

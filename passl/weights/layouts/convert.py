@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Dict, Iterable, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
 import numpy as np
 
 from passl.errors import CheckpointError
 from passl.weights.formats.reader import Checkpoint, read, widen
 from passl.weights.formats.writers import write_paddle, write_safetensors, write_torch
+from passl.weights.layouts.description import DESCRIPTION, Description, read_description, told
 from passl.weights.layouts.found import CONVERSION, Found, Notes, read_notes
 from passl.weights.layouts.keymaps import COUNTER, TRUNK, detectron2_name, paddleclas_name, paddledet_name, passl_name
-from passl.weights.layouts.recognise import recognise
+from passl.weights.layouts.recognise import recognise, under_prefix
+from passl.weights.layouts.trunk import refuse_misfits
 
 TARGETS = ("paddle", "torch", "torchvision", "paddleclas", "paddledet", "detectron2", "safetensors")
 PARTS = ("all", "trunk")
@@ -62,7 +64,8 @@ def to_passl_state(checkpoint: Union[str, Checkpoint], *, part: str = "all", lay
 
     checkpoint: a file or what `read` returned, of any layout in `keymaps.LAYOUTS`. part: "all" or "trunk".
     Arrays keep their dtype and are views of the file where possible (transposed for Linear layers).
-    CheckpointError when keys are unknown, unless allow_unknown (they are then listed in `found.unknown`).
+    CheckpointError when keys are unknown, unless allow_unknown (they are then listed in `found.unknown`); and always
+    when a key inside the trunk is, or has a shape that the architecture does not have.
     """
     canonical, found = _selected(checkpoint, part, layout, allow_unknown)
     return {passl_name(name): array.T if array.ndim == 2 else array for name, array in canonical.items()}, found
@@ -106,16 +109,24 @@ def convert(checkpoint: Checkpoint, to: str, *, part: str = "all", layout: Optio
 
 
 def convert_file(source: str, target: str, to: str = "paddle", *, part: str = "all", layout: Optional[str] = None,
-                 allow_unknown: bool = False, inert: Iterable[str] = ()) -> Conversion:
-    """Read `source`, convert, and write `target` (beside it first, then renamed). See `convert`."""
+                 allow_unknown: bool = False, inert: Iterable[str] = (), stem: Optional[str] = None,
+                 size: Optional[int] = None, prefix: Optional[str] = None) -> Conversion:
+    """Read `source`, convert, and write `target` (beside it first, then renamed). See `convert`.
+
+    stem, size: what the source does not say of its network: a key of `passl.models.stems.STEMS`, and the pixels of its
+    images. A Paddle file keeps them (`passl.model`). prefix: take only what lies under it.
+    """
+    source, target = os.path.expanduser(source), os.path.expanduser(target)
     if os.path.isdir(target):
         raise CheckpointError(f"{target} is a folder; give the name of the file to write")
     if os.path.exists(target) and os.path.samefile(source, target):
         raise CheckpointError(f"{target} is the source itself; choose another name")
-    checkpoint = read(source, inert=inert)
+    checkpoint = told(read(source, inert=inert), stem, size)
+    checkpoint = checkpoint if prefix is None else under_prefix(checkpoint, prefix)
     result = convert(checkpoint, to, part=part, layout=layout, allow_unknown=allow_unknown)
     if to == "paddle":
-        write_paddle(target, {**result.state, CONVERSION: _notes(checkpoint, result.found).plain()})
+        write_paddle(target, {**result.state, CONVERSION: _notes(checkpoint, result.found).plain(),
+                              **_described(checkpoint, result.found)})
     elif to in ("paddleclas", "paddledet"):
         write_paddle(target, result.state)
     elif to == "detectron2":
@@ -132,6 +143,7 @@ def _selected(checkpoint, part, layout, allow_unknown) -> Tuple[State, Found]:
         raise CheckpointError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint)
     canonical, found = recognise(checkpoint, layout)
+    refuse_misfits(checkpoint.path, f"a {found.architecture}", found.misfits)
     if found.unknown and not allow_unknown:
         shown = ", ".join(found.unknown[:10]) + (", ..." if len(found.unknown) > 10 else "")
         raise CheckpointError(f"{checkpoint.path}: {len(found.unknown)} keys are not known to the layout "
@@ -201,6 +213,15 @@ def _cluster_heads(state: State, found: Found) -> State:
         return state
     single = "top_layer" if found.architecture == "alexnet" else "top_layer.0"
     return {name.replace("top_layer0", single): array for name, array in state.items()}
+
+
+def _described(checkpoint: Checkpoint, found: Found) -> Dict[str, Dict[str, Any]]:
+    """The entry `passl.model` of a converted file: what the source says, and the stem where its library tells it."""
+    described = read_description(checkpoint.meta)
+    if found.stem_known and not described.stem:
+        backbone = {**described.backbone, "stem": found.stem}
+        described = replace(described, model={**described.model, "backbone": backbone})
+    return {} if described == Description() else {DESCRIPTION: described.plain()}
 
 
 def _notes(checkpoint: Checkpoint, found: Found) -> Notes:

@@ -16,11 +16,16 @@ class Found:
 
     layout: key of `keymaps.LAYOUTS`. architecture: "resnet50", "resnet50w2", "alexnet", "resnet50-preactivation",
     "bottleneck [1, 1, 1, 1]", ... or "" when there is no trunk. width: channel multiplier (None: not a multiple of 64).
+    stem: key of `passl.models.stems.STEMS`, assumed unless stem_known. origin: the layout of the file that this one was
+    converted from, or its own; former: the keys it had there.
     hidden, embedding: sizes of the projection head (0: absent, or a single Linear for `hidden`).
-    prototypes: their number per head. classes: outputs of a classifier, probe or SeLa cluster head.
+    prototypes: their number per head; prototype_bias: they have one. classes: outputs of a classifier, probe or SeLa
+    cluster head.
+    prefix: what stands before the names; inner_prefix: the end of it that not every key of the file has.
     counters: BatchNorm's num_batches_tracked, which Paddle does not have, by canonical name of the BatchNorm.
     sources: canonical name -> key in the file. names: key in the file -> canonical name, counters and arrays that are
-    named twice included, in the file's order. ignored, unknown: keys left out.
+    named twice included, in the file's order. ignored, unknown: keys left out. misfits: what inside the trunk the
+    architecture does not have, a line for each; such a file is neither loaded nor converted.
     """
 
     layout: str
@@ -34,16 +39,23 @@ class Found:
     embedding: int = 0
     head_batch_norm: bool = False
     prototypes: List[int] = field(default_factory=list)
+    prototype_bias: bool = False
     classes: List[int] = field(default_factory=list)
     stem_kernel: int = 0
+    stem: str = ""
+    stem_known: bool = False
+    origin: str = ""
+    former: List[str] = field(default_factory=list)
     epoch: Optional[int] = None
     wrapper: str = ""
     prefix: str = ""
+    inner_prefix: str = ""
     counters: Dict[str, int] = field(default_factory=dict)
     sources: Dict[str, str] = field(default_factory=dict)
     names: Dict[str, str] = field(default_factory=dict)
     ignored: List[str] = field(default_factory=list)
     unknown: List[str] = field(default_factory=list)
+    misfits: List[str] = field(default_factory=list)
 
     @property
     def has_trunk(self) -> bool:
@@ -68,21 +80,27 @@ class Found:
     def describe(self) -> str:
         """A few lines for people: what `passl-convert` prints."""
         lines = [("file", f"{self.container}, keys of {LAYOUTS[self.layout].name}"), ("content", self.kind)]
+        if self.inner_prefix:
+            lines.append(("prefix", f"'{self.prefix}': the trunk lies under it"))
         if self.architecture:
             width = "" if self.width is None else f", width x{self.width:g}"
             features = f", {self.features} features" if self.features else ", its last layer is missing"
             lines.append(("architecture", f"{self.architecture}{width}{features}"))
+        if self.stem:
+            lines.append(("stem", self.stem if self.stem_known else f"{self.stem} is assumed, the weights do not tell; "
+                          "say --stem"))
         if self.embedding:
             norm = "with batch norm" if self.head_batch_norm else "without batch norm"
             lines.append(("projection head", f"{self.hidden} hidden, {norm}, {self.embedding} outputs" if self.hidden
                           else f"one Linear, {self.embedding} outputs"))
         if self.prototypes:
-            lines.append(("prototypes", " + ".join(map(str, self.prototypes))))
+            bias = " with bias" if self.prototype_bias else ""
+            lines.append(("prototypes", " + ".join(map(str, self.prototypes)) + bias))
         if self.classes:
             lines.append(("classes", " + ".join(map(str, self.classes))))
         if self.epoch is not None:
             lines.append(("epoch", str(self.epoch)))
-        for label, keys in (("left out", self.ignored), ("unknown keys", self.unknown)):
+        for label, keys in (("left out", self.ignored), ("unknown keys", self.unknown), ("does not fit", self.misfits)):
             if keys:
                 lines.append((label, ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")))
         return "\n".join(f"{label:<16}{text}" for label, text in lines)

@@ -25,7 +25,8 @@ _ALEXNET_CLASSIFIER = r"(classifier\.[14]\.(?:weight|bias))"
 _PREACTIVATION_LAYERS = rf"(0\.weight|[2-5]\.\d+\.(?:bn[123]\.{_NORM}|conv[123]\.weight|shortcut\.0\.weight))"
 _AFFINE = r"(weight|bias)"
 _HEAD = rf"((?:[023]\.)?(?:weight|bias)|1\.{_NORM})"  # one Linear, or Linear, BatchNorm, ReLU, Linear
-_PROTOTYPES = r"(prototypes\.(?:prototypes\d+\.)?weight)"
+_PROTOTYPES = r"(prototypes\.(?:prototypes\d+\.)?(?:weight|bias))"  # lightly's have a bias
+_MODEL = r"(?:model\.)?"  # lightly's linear evaluation keeps the pretrained network under this name
 _SELA = r"features\.(?:module\.)?"  # SeLa wraps only the features for several GPUs
 
 TRUNK = re.compile(rf"^(?:{_TRUNK}|{_ALEXNET_CLASSIFIER}|features\.(?:{_ALEXNET_LAYERS}|{_PREACTIVATION_LAYERS}))$")
@@ -42,6 +43,8 @@ class Layout:
     duplicates: rules of keys that name an array a second time; they count as known only when the two are equal.
     paddle: True when arrays are in Paddle's layout whatever their names; otherwise BatchNorm's names decide.
     single_head: a lone `prototypes.prototypes0` is plain `prototypes` here, the library always numbers its heads.
+    small_stem: which of `passl.models.stems.STEMS` a 3x3 first convolution is in this library; "" when not known.
+    online_classifier: beside a projection head, a classifier only watches the pretraining.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Layout:
     duplicates: Tuple[Tuple[Pattern, Replacement], ...] = ()
     paddle: bool = False
     single_head: bool = False
+    small_stem: str = ""
+    online_classifier: bool = False
 
     def canonical(self, key: str) -> Optional[str]:
         """The canonical name of one of this library's keys, None when it is not one."""
@@ -101,22 +106,39 @@ MMPRETRAIN = _layout("mmpretrain / mmselfsup", [
     (rf"backbone\.{_TRUNK}", r"\1"), (rf"neck\.projection_neck\.{_HEAD}", r"projection_head.\1"),
     (rf"(?:neck|head|head\.loss|head\.loss_module)\.{_PROTOTYPES}", r"\1"), (rf"head\.fc\.{_AFFINE}", r"fc.\1")],
     # the neck registers its BatchNorm a second time: `bn` in mmselfsup 0.x, `norm` later
-    duplicates=[(rf"neck\.(?:norm|bn)\.({_NORM})", r"projection_head.1.\1")])
+    duplicates=[(rf"neck\.(?:norm|bn)\.({_NORM})", r"projection_head.1.\1")],
+    small_stem="small")  # its ResNet_CIFAR
 VISSL = _layout("VISSL", [
-    (rf"(?:trunk\.)?_feature_blocks\.{_TRUNK}", r"\1"), (rf"heads\.0\.projection_head\.{_HEAD}", r"projection_head.\1"),
+    # base_model: of its linear evaluation, whose head is a batch norm and a Linear
+    (rf"(?:trunk\.(?:base_model\.)?)?_feature_blocks\.{_TRUNK}", r"\1"),
+    (rf"heads\.0\.channel_bn\.({_NORM})", r"bn.\1"), (rf"heads\.0\.clf\.clf\.0\.{_AFFINE}", r"linear.\1"),
+    (rf"heads\.0\.projection_head\.{_HEAD}", r"projection_head.\1"),
     (r"heads\.0\.(prototypes\d+\.weight)", r"prototypes.\1"), (rf"heads\.0\.clf\.0\.{_AFFINE}", r"fc.\1")],
     single_head=True)
 SOLO = _layout("solo-learn", [
     (rf"(?:backbone|encoder)\.{_TRUNK}", r"\1"), (rf"projector\.{_HEAD}", r"projection_head.\1"),
-    (r"prototypes\.(weight|weight_g|weight_v)", r"prototypes.\1"),
+    (r"prototypes\.(weight|weight_g|weight_v)", r"prototypes.\1"), (rf"classifier\.{_AFFINE}", r"fc.\1"),
+    (r"prototypes\.(\d+)\.weight", r"prototypes.prototypes\1.weight"),  # DeepCluster-v2
     (r"prototypes\.parametrizations\.weight\.original0", "prototypes.weight_g"),
     (r"prototypes\.parametrizations\.weight\.original1", "prototypes.weight_v")],
-    ignored=[r"classifier\.", r"queue$", r"local_memory_"])
+    ignored=[r"queue$", r"local_memory_"], single_head=True, online_classifier=True,
+    small_stem="small_padded")  # of its CIFAR networks, solo/methods/base.py
+_LIGHTLY_HEADS = [
+    (rf"{_MODEL}projection_head\.layers\.{_HEAD}", r"projection_head.\1"),
+    (rf"{_MODEL}prototypes\.heads\.(\d+)\.{_AFFINE}", r"prototypes.prototypes\1.\2"),
+    (rf"{_MODEL}prototypes\.layers\.weight", "prototypes.weight"), (rf"classification_head\.{_AFFINE}", r"fc.\1")]
+_LIGHTLY_IGNORED = [rf"{_MODEL}(?:online_classifier|queues?|criterion|memory_bank)\."]
 LIGHTLY = _layout("lightly", [
-    (r"backbone\.0\.weight", "conv1.weight"), (rf"backbone\.1\.({_NORM})", r"bn1.\1"),
-    (rf"backbone\.([4-7])\.({_BLOCK})", _stage(3)), (rf"projection_head\.layers\.{_HEAD}", r"projection_head.\1"),
-    (r"prototypes\.heads\.(\d+)\.weight", r"prototypes.prototypes\1.weight"),
-    (r"prototypes\.layers\.weight", "prototypes.weight")], single_head=True)
+    (rf"{_MODEL}backbone\.{_TRUNK}", r"\1"),  # a torchvision ResNet as it is, as in its ImageNet benchmarks
+    (rf"{_MODEL}backbone\.0\.weight", "conv1.weight"),  # or its children in a Sequential, as in its examples
+    (rf"{_MODEL}backbone\.1\.({_NORM})", r"bn1.\1"), (rf"{_MODEL}backbone\.([4-7])\.({_BLOCK})", _stage(3)),
+    *_LIGHTLY_HEADS], ignored=_LIGHTLY_IGNORED, single_head=True)
+LIGHTLY_CIFAR = _layout("lightly ResNetGenerator", [  # of its CIFAR-10 benchmarks: no max-pool among the children
+    (rf"{_MODEL}backbone\.0\.weight", "conv1.weight"), (rf"{_MODEL}backbone\.1\.({_NORM})", r"bn1.\1"),
+    (rf"{_MODEL}backbone\.([2-5])\.(\d+\.(?:conv[123]\.weight|bn[123]\.{_NORM}))", _stage(1)),
+    (rf"{_MODEL}backbone\.([2-5])\.(\d+)\.shortcut\.(0\.weight|1\.{_NORM})",
+     lambda m: f"layer{int(m[1]) - 1}.{m[2]}.downsample.{m[3]}"), *_LIGHTLY_HEADS],
+    ignored=_LIGHTLY_IGNORED, single_head=True, small_stem="small")
 SELA_ALEXNET = _layout("SeLa AlexNet", [
     (rf"{_SELA}{_ALEXNET_LAYERS}", r"features.\1"), (_ALEXNET_CLASSIFIER, r"\1"), *_CLUSTER_HEADS])
 SELA_RESNET_V1 = _layout("SeLa resnetv1", [
@@ -153,7 +175,7 @@ PADDLEDET = _layout("PaddleDetection", [
 DETECTRON2 = _layout("detectron2", [
     (r"stem\.conv1\.weight", "conv1.weight"), (rf"stem\.conv1\.norm\.({_NORM})", r"bn1.\1"),
     (rf"res([2-5])\.(\d+)\.(conv[123](?:\.norm)?|shortcut(?:\.norm)?)\.({_NORM})", _from_detectron2),
-    (rf"stem\.fc\.{_AFFINE}", r"fc.\1")])
+    (rf"(?:stem\.fc|linear)\.{_AFFINE}", r"fc.\1")])
 # blocks are numbered through all stages; `paddleclas_blocks` turns them into stages once the file is known
 PADDLECLAS = _layout("PaddleClas", [
     (r"stem\.0\.conv\.weight", "conv1.weight"), (rf"stem\.0\.bn\.({_NORM})", r"bn1.\1"),
@@ -164,6 +186,7 @@ PADDLECLAS = _layout("PaddleClas", [
 
 LAYOUTS: Dict[str, Layout] = {
     "swav": SWAV, "passl": PASSL, "mmpretrain": MMPRETRAIN, "vissl": VISSL, "solo": SOLO, "lightly": LIGHTLY,
+    "lightly-cifar": LIGHTLY_CIFAR,
     "sela-alexnet": SELA_ALEXNET, "sela-resnetv1": SELA_RESNET_V1, "sela-resnetv2": SELA_RESNET_V2,
     "paddleclas": PADDLECLAS, "paddledet": PADDLEDET, "detectron2": DETECTRON2}
 

@@ -2,16 +2,22 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from dataclasses import replace
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from passl.errors import CheckpointError
+from passl.models.stems import STEMS
 from passl.weights.formats.reader import Checkpoint, widen
 from passl.weights.formats.tree import flatten
+from passl.weights.layouts.description import read_description
 from passl.weights.layouts.found import Found, read_notes
-from passl.weights.layouts.keymaps import COUNTER, LAYOUTS, STATISTICS, Layout, paddleclas_stages
+from passl.weights.layouts.keymaps import COUNTER, LAYOUTS, STATISTICS, TRUNK, Layout, paddleclas_stages
+from passl.weights.layouts.trunk import inside_trunk, misfits_of_resnet, resnet_shapes
 
+BESIDE = "<beside> "  # before a key that does not lie where the trunk lies: no library's pattern knows it
+_DEEP = ("layer4.", "block.", "features.5.", "features.14.")  # canonical names of the last stages: a whole trunk
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _PADDLE_STATISTICS = {paddle: torch for torch, paddle in STATISTICS.items()}
 _DEPTHS: Dict[Tuple[str, Tuple[int, ...]], str] = {
@@ -32,10 +38,18 @@ def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dic
     prefix, stripped = strip_prefixes(keys)
     candidates = [layout] if layout else list(LAYOUTS)
     name = max(candidates, key=lambda candidate: _explained(LAYOUTS[candidate], stripped))
+    known, inner = _explained(LAYOUTS[name], stripped), ""
+    if known < len(keys):
+        inner, inside = prefix_of_trunk(stripped, candidates)
+        inner = inner if inside > known else ""
+    if inner:
+        prefix += inner
+        stripped = [key[len(inner):] if key.startswith(inner) else f"{BESIDE}{key}" for key in stripped]
+        name = max(candidates, key=lambda candidate: _explained(LAYOUTS[candidate], stripped))
     chosen = LAYOUTS[name]
     if not _explained(chosen, stripped):
         raise CheckpointError(f"{checkpoint.path}: {_nothing_known(checkpoint)}")
-    found = Found(name, checkpoint.format, wrapper=checkpoint.wrapper, prefix=prefix)
+    found = Found(name, checkpoint.format, wrapper=checkpoint.wrapper, prefix=prefix, inner_prefix=inner)
     canonical: Dict[str, np.ndarray] = {}
     duplicates: Dict[str, str] = {}
     paddle_layout = _is_paddle(chosen, stripped)
@@ -65,7 +79,44 @@ def recognise(checkpoint: Checkpoint, layout: Optional[str] = None) -> Tuple[Dic
     found.names = {key: former.get(key, found.names[key]) for key in keys if key in found.names}
     _take_notes(checkpoint, found)
     _measure(canonical, found)
+    _fit(checkpoint, canonical, found)
+    _take_stem(checkpoint, found)
     return canonical, found
+
+
+def _take_stem(checkpoint: Checkpoint, found: Found) -> None:
+    """The stem as the file says it, else as its library builds it for a kernel of this size, else a guess."""
+    if found.block not in ("basic", "bottleneck"):
+        return
+    said = read_description(checkpoint.meta).stem
+    by_library = _stem_of_libraries(found) if found.stem_kernel == 3 else "imagenet"
+    found.stem, found.stem_known = said or by_library or "small", bool(said or by_library)
+    if said and STEMS.get(said, [found.stem_kernel])[0] != found.stem_kernel:
+        raise CheckpointError(f"{checkpoint.path}: the first convolution is {found.stem_kernel}x{found.stem_kernel}, "
+                              f"which is not the stem '{said}'")
+
+
+def _stem_of_libraries(found: Found) -> str:
+    """The 3x3 stem of the library whose keys these are; "" when several libraries call everything so and differ."""
+    former = [key for key in found.names if not found.prefix or key.startswith(found.prefix)]
+    keys = [key[len(found.prefix):] for key in former] if found.origin == found.layout else found.former
+    scores = {name: _explained(layout, keys) for name, layout in LAYOUTS.items()}
+    stems = {LAYOUTS[name].small_stem for name, score in scores.items() if score >= scores[found.origin]}
+    return stems.pop() if len(stems) == 1 else ""
+
+
+def _fit(checkpoint: Checkpoint, canonical: Dict[str, np.ndarray], found: Found) -> None:
+    """Note what is inside the trunk and is not of the architecture that it was measured to be."""
+    trunk = {name: array.shape for name, array in canonical.items() if TRUNK.match(name)}
+    what = found.architecture or "known trunk"
+    if found.block in ("basic", "bottleneck"):
+        expected = resnet_shapes(found.block, found.blocks, trunk["conv1.weight"][0], found.stem_kernel)
+        found.misfits = misfits_of_resnet(trunk, expected, what)
+        if found.stem_kernel not in (3, 7):
+            found.misfits.insert(0, f"conv1.weight {list(trunk['conv1.weight'])}: a first convolution of 7x7 or 3x3 is "
+                                    "known")
+    keys = inside_trunk(found.unknown, [found.sources[name] for name in trunk])
+    found.misfits += [f"{key} {list(checkpoint.tensors[key].shape)}: a {what} has no such weight" for key in keys]
 
 
 def _nothing_known(checkpoint: Checkpoint) -> str:
@@ -122,6 +173,41 @@ def strip_prefixes(keys: List[str]) -> Tuple[str, List[str]]:
     return removed, keys
 
 
+def prefix_of_trunk(keys: Sequence[str], candidates: Sequence[str] = tuple(LAYOUTS)) -> Tuple[str, int]:
+    """The prefix under which a known trunk lies (`net.`, `encoder_q.`), and how many keys below it are known.
+
+    Of several that are equal it is the first in the file, so the online network goes before its momentum copy.
+    """
+    prefixes: Dict[str, None] = {}  # in the file's order
+    for key in keys:
+        parts = key.split(".")
+        for start in range(1, len(parts) - 1):
+            suffix = ".".join(parts[start:])
+            if any(LAYOUTS[name].canonical(suffix) in ("conv1.weight", "features.0.weight") for name in candidates):
+                prefixes["".join(f"{part}." for part in parts[:start])] = None
+    best, most = "", 0
+    for prefix in prefixes:
+        inner = [key[len(prefix):] for key in keys if key.startswith(prefix)]
+        for name in candidates:
+            known = list(filter(None, map(LAYOUTS[name].canonical, inner)))
+            if len(known) > most and any(target.startswith(_DEEP) for target in known):
+                best, most = prefix, len(known)
+    return best, most
+
+
+def under_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
+    """The part of a checkpoint whose keys begin with `prefix`, without it; CheckpointError tells which there are."""
+    prefix = f"{prefix.rstrip('.')}."
+    tensors = {key[len(prefix):]: array for key, array in checkpoint.tensors.items() if key.startswith(prefix)}
+    if not tensors:
+        first = sorted({f"{key.split('.')[0]}." for key in checkpoint.tensors if "." in key})
+        trunk, _ = prefix_of_trunk(list(checkpoint.tensors))
+        raise CheckpointError(f"{checkpoint.path}: no key begins with '{prefix}'; keys begin with "
+                              f"{', '.join(first[:8]) or 'nothing in common'}"
+                              + (f"; a known trunk lies under '{trunk}'" if trunk else ""))
+    return replace(checkpoint, tensors=tensors)
+
+
 def _explained(layout: Layout, keys: List[str]) -> int:
     return sum(layout.canonical(key) is not None for key in keys)
 
@@ -147,10 +233,16 @@ def _settled(canonical: Dict[str, np.ndarray], found: Found, layout: Layout) -> 
             renamed[name] = f"{paddleclas_stages(starts, int(parts[1]))}.{parts[2]}" if parts[0] == "block" else name
         found.sources = {renamed[name]: key for name, key in found.sources.items()}
         canonical = {renamed[name]: array for name, array in canonical.items()}
-    if layout.single_head and "prototypes.prototypes0.weight" in canonical \
-            and "prototypes.prototypes1.weight" not in canonical:
-        canonical["prototypes.weight"] = canonical.pop("prototypes.prototypes0.weight")
-        found.sources["prototypes.weight"] = found.sources.pop("prototypes.prototypes0.weight")
+    if layout.single_head and "prototypes.prototypes1.weight" not in canonical:
+        for leaf in ("weight", "bias"):
+            if f"prototypes.prototypes0.{leaf}" in canonical:
+                canonical[f"prototypes.{leaf}"] = canonical.pop(f"prototypes.prototypes0.{leaf}")
+                found.sources[f"prototypes.{leaf}"] = found.sources.pop(f"prototypes.prototypes0.{leaf}")
+    if layout.online_classifier and any(name.startswith("projection_head.") for name in canonical):
+        for leaf in ("weight", "bias"):
+            if canonical.pop(f"fc.{leaf}", None) is not None:
+                found.ignored.append(found.sources.pop(f"fc.{leaf}"))
+                del found.names[found.ignored[-1]]
     if "prototypes.weight_v" in canonical:  # torch.nn.utils.weight_norm: weight = g * v / |v|, row by row
         direction, length = widen(canonical.pop("prototypes.weight_v")), widen(canonical.pop("prototypes.weight_g"))
         norm = np.sqrt((direction.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
@@ -170,7 +262,10 @@ def _take_notes(checkpoint: Checkpoint, found: Found) -> None:
         notes = read_notes(checkpoint.meta)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    found.origin = found.layout
     if notes is not None:
+        found.origin = notes.layout if notes.layout in LAYOUTS else found.layout
+        found.former = [key[len(notes.prefix):] for key in notes.names]
         found.counters.update(notes.counters)
         found.epoch = notes.epoch
     for holder in (checkpoint.meta, checkpoint.meta.get("meta")):
@@ -196,6 +291,7 @@ def _measure(canonical: Dict[str, np.ndarray], found: Found) -> None:
         found.blocks = _count(shape, r"features\.(\d+)\.(\d+)\.", 2)
         found.features = max((_rows(shape, name) for name in shape if name.startswith("features.5.")), default=0)
     two_d = {name: size for name, size in shape.items() if len(size) == 2}
+    found.prototype_bias = any(name.startswith("prototypes.") and name.endswith(".bias") for name in shape)
     found.prototypes = [two_d[name][0] for name in sorted(two_d, key=_natural) if name.startswith("prototypes.")]
     outputs = [name for name in sorted(two_d, key=_natural) if name.startswith("projection_head.")]
     if outputs == ["projection_head.weight"] and not found.prototypes:

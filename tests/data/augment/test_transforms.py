@@ -115,3 +115,33 @@ def test_compose_and_simclr_list(picture):
                {"RandomApply": {"transforms": [{"ColorJitter": {"brightness": 0.8, "hue": 0.2}}], "p": 0.8}},
                {"SimCLRGaussianBlur": {"sigma": [0.1, 2.0], "p": 0.5}}, "RandomGrayscale"]
     assert run(entries, picture).shape == (32, 32, 3)
+
+
+SCALED = [{"DecodeImage": {"scaled": True}}, *EVALUATION]
+
+
+@pytest.mark.parametrize("height, width, factor", [
+    (255, 400, 1), (512, 700, 1), (1023, 1400, 1), (1024, 1400, 2), (4096, 5000, 8), (5000, 9000, 8)])
+def test_scaled_decoding_leaves_twice_what_is_wanted(height, width, factor):
+    assert ImageTransform(SCALED).reduction(height, width) == factor
+    assert ImageTransform(EVALUATION).reduction is None
+
+
+def test_scaled_decoding_is_exact_for_small_files_and_near_for_large_ones(picture, tmp_path):
+    import cv2
+
+    from passl.data.decode import read_image
+
+    scaled, plain = ImageTransform(SCALED), ImageTransform(EVALUATION)
+    for side, bound in ((600, 0.0), (2200, 2.0)):  # grey levels, on average; 0.8 on photographs (docs/benchmarks.md)
+        path = str(tmp_path / f"{side}.jpg")
+        cv2.imwrite(path, cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC))
+        found = scaled(read_image(path, scaled.reduction), Stream(0)).astype(int)
+        assert np.abs(found - plain(read_image(path), Stream(0))).mean() <= bound
+    assert read_image(path, scaled.reduction).shape == (550, 550, 3)
+
+
+@pytest.mark.parametrize("rest", [[], [{"CenterCrop": {"size": 8}}], [{"RandomResizedCrop": {"size": 8}}]])
+def test_scaled_decoding_wants_to_know_the_size(rest):
+    with pytest.raises(UserError, match="let Resize or ResizeImage follow it, or set it to False"):
+        ImageTransform([{"DecodeImage": {"scaled": True}}, *rest])

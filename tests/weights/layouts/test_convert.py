@@ -289,7 +289,7 @@ def test_bfloat16_for_detectron2_is_widened(tmp_path):
 
 
 @pytest.mark.parametrize("key", [
-    "projection_head.weird.stuff", "projection_head.4.weight", "prototypes.extra.foo", "prototypes.prototypes0.bias",
+    "projection_head.weird.stuff", "projection_head.4.weight", "prototypes.extra.foo", "prototypes.prototypes0.scale",
     "bn1.num_batches", "layer1.0.bn1.momentum", "bn.foo"])
 def test_keys_that_only_look_like_ours_are_unknown(key):
     assert recognise(read_memory({**SINGLE, key: np.ones((3, 2), np.float32)}))[1].unknown == [key]
