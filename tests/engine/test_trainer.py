@@ -1,9 +1,12 @@
 """Whole runs: exact resume, interruption, broken losses, and what is left on disk."""
 import json
 import signal
+from types import SimpleNamespace
 
+import paddle
 import pytest
 
+from passl.engine import checkpoint
 from tests.engine.runs import assert_same_state, state_of, trainer
 
 
@@ -20,6 +23,36 @@ def test_resume_equals_the_uninterrupted_run(config, straight_run, stop_at):
     expected, expected_losses = straight_run
     assert_same_state(expected, state_of(resumed))
     assert losses(resumed) == expected_losses
+
+
+def test_random_numbers_differ_by_step_and_repeat_after_resuming(config):
+    def drawn(run):
+        numbers, step = [], run.method.training_step
+
+        def training_step(batch, plan):
+            numbers.append(paddle.rand([1]).item())
+            return step(batch, plan)
+
+        run.method.training_step = training_step
+        run.run()
+        return numbers
+
+    straight = drawn(trainer(config, "Global.max_train_step=6"))
+    assert len(set(straight)) == 6
+    trainer(config, "Global.max_train_step=4", "Global.overwrite=True").run()
+    latest = config.parent / "output" / "SwAV" / "latest"
+    assert drawn(trainer(config, f"Global.checkpoint={latest}", "Global.max_train_step=6")) == straight[4:]
+
+
+def test_best_stays_at_the_highest_metric(config):
+    scores = iter([0.5, 0.7, 0.6])
+    run = trainer(config)
+    each_epoch = SimpleNamespace(due=lambda epoch, step, at_epoch_end, done: at_epoch_end)
+    run.evaluations = [SimpleNamespace(interval=each_epoch, run=lambda method, tell: {"metric": next(scores)},
+                                       close=lambda: None)]
+    run.run()
+    assert (run.folder / "best").resolve() == (run.folder / "epoch_2").resolve()
+    assert checkpoint.load(str(run.folder / "latest")).states["best"] == 0.7
 
 
 def test_number_of_workers_changes_nothing(config, straight_run):

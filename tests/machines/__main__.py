@@ -49,7 +49,9 @@ def run(variables, margins, options):
                "numeric and not slow", *options]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True,
                           env={**os.environ, **variables, "PASSL_MARGINS": str(margins)})
-    lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
+    lines = done.stdout.strip().splitlines() or [""]
+    if done.returncode not in (0, 1):
+        return f"did not end well (exit code {done.returncode})", done.stderr.strip().splitlines()[-1:] or ["no word"]
     return lines[-1], [line.split(" - ")[0] for line in lines if line.startswith(("FAILED", "ERROR"))]
 
 

@@ -34,6 +34,12 @@ def test_length_is_rounded_down_to_whole_batches_and_shared():
     assert (queue.total_length, queue.local_length, list(queue.entries.shape)) == (8, 4, [1, 4, 3])
 
 
+def test_used_only_when_the_last_entry_is_there():
+    """With one image a step there is a step on which all but one entry are filled."""
+    for steps, usable in ((3, False), (4, True), (5, True)):
+        assert queue_of(0, 1, steps, total_length=4, rows=1).usable is usable
+
+
 def test_every_rank_gets_its_own_entries_back():
     saved = [queue_of(rank, 2, 2) for rank in range(2)]
     for rank in range(2):

@@ -4,7 +4,7 @@ import paddle
 import pytest
 
 from passl.clustering.sinkhorn import sinkhorn
-from passl.methods.swav import swapped_loss
+from passl.methods.swav import assignment_statistics, swapped_loss
 from tests.golden.networks import load
 from tests.methods.trajectory import check_final, check_losses, run
 
@@ -42,3 +42,11 @@ def test_swapped_loss_equals_reference(case):
                        case.get("epsilon", 0.05), 3).soft
     loss = swapped_loss(stacked, targets, case["crops_for_assign"])
     assert float(loss) == pytest.approx(case["loss"], abs=6e-6)  # one rounding of the scores moves it by 1.4e-6
+
+
+def test_statistics_are_means_over_images_and_crops():
+    """Two crops of two images: entropies ln 4, ln 2, 0 and 0; three and two of four prototypes are used."""
+    targets = paddle.to_tensor([[[0.25] * 4, [0.5, 0.5, 0, 0]], [[1.0, 0, 0, 0], [0, 0, 0, 1.0]]])
+    found = assignment_statistics(targets, paddle.to_tensor([[1, 1, 1, 0], [1, 0, 0, 1]]), paddle.to_tensor([0.5, 0.1]))
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        {"target_entropy": 3 * np.log(2) / 4, "prototypes_used": 5 / 8, "marginal_error": 0.3}, rel=1e-6)
