@@ -41,7 +41,8 @@ def model_of_config(config: Mapping[str, Any], weights: Path) -> Network:
     if is_classifier(config):
         model = build_classifier(config, weights).model
     else:
-        model = METHODS.get(config["Model"]["name"]).build_network(dict(config["Model"]["backbone"]))
+        method: Any = METHODS.get(config["Model"]["name"])
+        model = method.build_network(dict(config["Model"]["backbone"]))
     card = card_of_loaded(config["Model"]["name"], model, load_into(model, weights, strict="all"))
     fill_from_run(card, weights)
     card.transform = transform_of(config)

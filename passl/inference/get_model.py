@@ -181,7 +181,7 @@ def _joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
 def _named(name: str, entry: Optional[zoo.Release], canonical: Mapping[str, np.ndarray], found: Optional[Found],
            options: Mapping[str, Any]) -> Network:
     """The network of a name; without a file, its head is the release's or that of a published run."""
-    if name in zoo.list_models():
+    if entry is not None and name in zoo.list_models():
         architecture, phase = entry.architecture, entry.classifier
     else:
         stem, _, phase = name.rpartition("_")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Iterable, List, Tuple
+from typing import Any, Iterable, List
 
 import paddle
 import paddle.nn.functional as F
@@ -44,10 +44,10 @@ class MultiCropNetwork(Network):
         self.encoder = trunk
         self.normalize = options.normalize
         self.eval_mode = options.eval_mode
-        self.projection_head = projection_head(trunk.num_features, options.hidden_mlp, options.output_dim,
-                                               options.head_batch_norm) if options.output_dim else None
-        self.prototypes = prototypes(options.output_dim, options.nmb_prototypes,
-                                     options.prototype_bias) if options.nmb_prototypes else None
+        self.projection_head: Any = projection_head(trunk.num_features, options.hidden_mlp, options.output_dim,
+                                                    options.head_batch_norm) if options.output_dim else None
+        self.prototypes: Any = prototypes(options.output_dim, options.nmb_prototypes,
+                                          options.prototype_bias) if options.nmb_prototypes else None
 
     @property
     def trunk(self):
@@ -185,7 +185,7 @@ class ClusterHeadNetwork(PhaseNetwork):
     def score_heads(self):
         return list(self.heads().values())
 
-    def forward(self, crops) -> Tuple[paddle.Tensor, List[paddle.Tensor]]:
+    def forward(self, crops):  # type: ignore[override]  # features always come along
         """V crops [B, 3, H, W] -> (features [V * B, F], logits [V * B, K] of every head), rows crop-major."""
         features = self.res_model(crops)
         return features, [head(features) for head in self.score_heads()]
@@ -216,7 +216,7 @@ class LinearProbeNetwork(PhaseNetwork):
     def heads(self):
         return {"linear": self.linear}
 
-    def forward(self, images):
+    def forward(self, images):  # type: ignore[override]  # a classifier takes no crops
         with paddle.no_grad():
             output = self.trunk(images)
             features = pool(output)

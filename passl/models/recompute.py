@@ -40,7 +40,7 @@ def _recomputed(stage: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
         return plain(x)
     from paddle.distributed.fleet.utils import recompute as paddle_recompute
 
-    passes = []
+    passes: List[None] = []
 
     def forward(inputs):
         passes.append(None)

@@ -56,8 +56,8 @@ def collect_report(models: Sequence[Model], images: Any, *, map_method: str = "t
     names = [model if isinstance(model, (str, os.PathLike)) else card_of(model).name for model in models]
     outputs: List[Tuple[np.ndarray, np.ndarray, List[Clustering]]] = []
     with stage("network"):
-        for engine in engines:
-            outputs.append(_look(engine, samples))
+        for looking in engines:
+            outputs.append(_look(looking, samples))
     rows = outputs[0][0]
     if not len(rows):
         raise UserError(f"none of the {len(samples)} images can be read")

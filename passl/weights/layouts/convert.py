@@ -10,7 +10,7 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -83,8 +83,10 @@ def convert(checkpoint: Checkpoint, to: str, *, part: str = "all", layout: Optio
         raise CheckpointError(f"unknown target '{to}'; choose one of {', '.join(TARGETS)}")
     canonical, found = _selected(checkpoint, part, layout, allow_unknown)
     kept, left_out = _for_target(canonical, found, to)
-    renamed = {"paddle": passl_name, "paddleclas": partial(paddleclas_name, blocks=found.blocks),
-               "paddledet": partial(paddledet_name, blocks=found.blocks), "detectron2": detectron2_name}.get(to)
+    names_of: Dict[str, Callable[[str], str]] = {
+        "paddle": passl_name, "paddleclas": partial(paddleclas_name, blocks=found.blocks),
+        "paddledet": partial(paddledet_name, blocks=found.blocks), "detectron2": detectron2_name}
+    renamed = names_of.get(to)
     if renamed is None:
         notes = read_notes(checkpoint.meta) if to == "torch" and part == "all" else None
         state = _torch_keys(kept, found, notes)
