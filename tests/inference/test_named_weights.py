@@ -102,7 +102,7 @@ def test_further_pretraining_with_other_prototypes(tmp_path):
 def test_trainer_starts_from_a_released_file(tmp_path, count, loaded):
     """Global.pretrained_model takes a PyTorch file; another prototype count keeps a new layer and trains."""
     path = tmp_path / "x.pth.tar"
-    state = written(path, pretraining_shapes((6,), 8, 8, blocks=(2, 2, 2, 2), channels=4, bottleneck=False, kernel=3))
+    state = written(path, pretraining_shapes((6,), 8, 8, blocks=(1, 1, 1, 1), channels=4, bottleneck=False, kernel=3))
     config = runs.write_config(tmp_path, runs.write_images(tmp_path / "images"))
     run = runs.trainer(config, f"Global.pretrained_model={path}", f"Model.backbone.nmb_prototypes={count}",
                        "Global.max_train_step=2", "Model.queue_length=0")
