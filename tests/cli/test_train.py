@@ -87,7 +87,7 @@ MISTAKES = {  # override -> what the message says, as a regular expression
     "Model.assignment=medium": r"Model.assignment: 'medium' is not one of soft, hard",
     "Model.backbone.stem=large": r"stem 'large' is not known; choose one of imagenet, small",
     "Model.backbone.base_channels=0": r"base_channels is 0; a network needs at least one channel",
-    "Model.backbone.nmb_prototypes=-5": r"nmb_prototypes is -5; expected a positive number",
+    "Model.backbone.nmb_prototypes=-5": r"nmb_prototypes is -5: with fewer than 2 every image",
     "Global.checkpoint=nothing/latest": r"no checkpoint at nothing/latest",
     "Global.output_dir=/proc/nowhere": r"cannot write to /proc/nowhere/.*-o Global.output_dir=",
     "Optimizer.name=LARS": r"unknown optimizer 'LARS'.*known: .*MomentumLARC",

@@ -28,7 +28,7 @@ TWO_RANKS = [sample for sample in RECIPES if RANKS[sample] == 2]
 TOLERANCE = 1e-3
 FEATURE_TOLERANCE = 1e-5  # of values up to 0.6; the same variations moved them by at most 4.2e-7
 # Settings that came after the samples, by their dotted paths: those of the files may not know them.
-LATER_SETTINGS = {"Model.backbone.prototype_bias"}
+LATER_SETTINGS = {"Model.backbone.prototype_bias", "Global.engine"}
 # Settings that nothing read; a file that has them is accepted, and they are dropped.
 FORMER_SETTINGS = {"Global.train_loop", "Global.validate_loop"}
 
