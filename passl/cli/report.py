@@ -19,8 +19,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                                      "how the run went, the clusters as a gallery, a map of all pictures, neighbours, "
                                      "near duplicates and outliers. Several models are shown side by side.")
     parser.add_argument("models", nargs="+", type=os.path.expanduser, metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("images", type=os.path.expanduser, metavar="FOLDER", help="images to look at: a folder, with one sub-folder for each "
-                        "class or without, or a list file of paths")
+    parser.add_argument("images", type=os.path.expanduser, metavar="FOLDER", help="images to look at: a folder, with "
+                        "one sub-folder for each class or without, or a list file of paths")
     parser.add_argument("--output", default="report.html", type=os.path.expanduser, metavar="FILE",
                         help="the page: %(default)s")
     parser.add_argument("--language", choices=("en", "zh"), default="en", help="what the page opens in; a button on it "

@@ -2,6 +2,7 @@
 import importlib.util
 import logging
 import stat
+import sys
 
 import numpy as np
 import paddle

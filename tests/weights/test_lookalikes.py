@@ -152,5 +152,3 @@ def test_where_a_trunk_ends():
     assert inside_trunk(["queue", "conv2.weight", "fc.bias", "layer5.x"], ["conv1.weight", "layer1.0.bn1.bias"]) == [
         "conv2.weight", "layer5.x"]
     assert inside_trunk(["a.b"], []) == []
-
-
